@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVBM_KERNELS_KERNELS_H
+#define KVBM_KERNELS_KERNELS_H
+
+/**
+ * C ABI of kvbm's copy kernels: raw pointers and sizes in, a status out, no allocation of results,
+ * no exceptions. The `kvbm_cpu_*` functions are the CPU twins of the CUDA kernels: multithreaded,
+ * synchronous, and the oracle that the CUDA kernels are tested against.
+ *
+ * Every function is safe to call from several threads at once; they share the threads of one
+ * process-wide engine that starts with the first call.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Status of every function below. */
+typedef enum kvbm_status {
+  KVBM_STATUS_OK = 0,
+  KVBM_STATUS_INVALID_VALUE = 1, /**< null table, unknown tag, size that overflows */
+  KVBM_STATUS_NOT_SUPPORTED = 2, /**< no such path in this build or on this machine */
+  KVBM_STATUS_INTERNAL = 3
+} kvbm_status;
+
+/** The status in words; never null. */
+char const* kvbm_status_string(kvbm_status status);
+
+/** One loop of a strided copy; strides in bytes, may be negative or zero on the source side. */
+typedef struct kvbm_copy_dim {
+  uint64_t extent;
+  int64_t src_stride;
+  int64_t dst_stride;
+} kvbm_copy_dim;
+
+enum { KVBM_MAX_COPY_DIMS = 6 };
+
+/**
+ * What is copied for every box: a nest of loops, outermost first, around `run_bytes` bytes that
+ * are contiguous on both sides. num_dims 0 is one run.
+ */
+typedef struct kvbm_copy_template {
+  uint32_t num_dims;
+  kvbm_copy_dim dims[KVBM_MAX_COPY_DIMS];
+  uint64_t run_bytes;
+} kvbm_copy_template;
+
+/**
+ * Where it is copied: one box per (block, segment). The box of block i and segment s starts at
+ * src_segments[s] + src_blocks[i] * src_block_stride, likewise on the other side. A fully
+ * contiguous block has one segment, a block with a region per layer one segment a layer.
+ */
+typedef struct kvbm_copy_boxes {
+  size_t num_segments;
+  uintptr_t const* src_segments; /* [num_segments] addresses */
+  uintptr_t const* dst_segments; /* [num_segments] addresses */
+  uint64_t src_block_stride;     /* bytes */
+  uint64_t dst_block_stride;     /* bytes */
+  size_t num_blocks;
+  uint32_t const* src_blocks; /* [num_blocks] block ids */
+  uint32_t const* dst_blocks; /* [num_blocks] block ids */
+} kvbm_copy_boxes;
+
+/** The general copy: any layout into any layout. Source and destination must not overlap. */
+kvbm_status kvbm_cpu_strided_copy(kvbm_copy_template const* shape, kvbm_copy_boxes const* boxes);
+
+/**
+ * Copies num_pairs pairs of copy_size_bytes each; any alignment. Zero pairs or bytes: OK.
+ * @param src_ptrs, dst_ptrs  [num_pairs]
+ */
+kvbm_status kvbm_cpu_vectorized_copy(void const* const* src_ptrs, void* const* dst_ptrs,
+                                     size_t copy_size_bytes, int num_pairs);
+
+/** Modes of memcpy_batch, numbered as the original numbers them. */
+typedef enum kvbm_memcpy_batch_mode {
+  KVBM_MEMCPY_BATCHED_WITH_FALLBACK = 0,
+  KVBM_MEMCPY_FALLBACK_ONLY = 1,
+  KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK = 2
+} kvbm_memcpy_batch_mode;
+
+/** Which way a memcpy_batch call took. */
+typedef enum kvbm_memcpy_batch_path {
+  KVBM_MEMCPY_PATH_NONE = 0, /**< nothing to do */
+  KVBM_MEMCPY_PATH_BATCHED = 1,
+  KVBM_MEMCPY_PATH_INDIVIDUAL = 2
+} kvbm_memcpy_batch_path;
+
+/**
+ * Copies `count` pairs of `bytes` bytes. On the CPU the batched path is the parallel engine and the
+ * fallback a loop of memcpy in the calling thread. Zero count or bytes: OK, path NONE.
+ * @param path  receives the way taken; may be null
+ */
+kvbm_status kvbm_cpu_memcpy_batch(void const* const* src_ptrs, void* const* dst_ptrs, size_t bytes,
+                                  size_t count, kvbm_memcpy_batch_mode mode,
+                                  kvbm_memcpy_batch_path* path);
+
+/** Element types of the named permutes; only the width matters, bits are copied. */
+typedef enum kvbm_dtype {
+  KVBM_DTYPE_F16 = 0,
+  KVBM_DTYPE_BF16 = 1,
+  KVBM_DTYPE_F32 = 2,
+  KVBM_DTYPE_F64 = 3,
+  KVBM_DTYPE_U8 = 4
+} kvbm_dtype;
+
+/** Order of token and head inside an operational chunk. */
+typedef enum kvbm_block_order { KVBM_BLOCK_NHD = 0, KVBM_BLOCK_HND = 1 } kvbm_block_order;
+
+/**
+ * Stacks of nl * no operational chunks -> one universal block [nh, nl, no, nt, hd].
+ * @param universal_ptrs  [num_blocks]
+ * @param block_ptrs      [num_blocks][nl * no], each a chunk [nt, nh, hd] (NHD) or [nh, nt, hd] (HND)
+ */
+kvbm_status kvbm_cpu_universal_from_block(void* const* universal_ptrs,
+                                          void const* const* block_ptrs, size_t num_blocks,
+                                          size_t nh, size_t nl, size_t no, size_t nt, size_t hd,
+                                          kvbm_dtype dtype, kvbm_block_order order);
+
+/** The inverse of kvbm_cpu_universal_from_block. */
+kvbm_status kvbm_cpu_block_from_universal(void const* const* universal_ptrs,
+                                          void* const* block_ptrs, size_t num_blocks, size_t nh,
+                                          size_t nl, size_t no, size_t nt, size_t hd,
+                                          kvbm_dtype dtype, kvbm_block_order order);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* KVBM_KERNELS_KERNELS_H */
