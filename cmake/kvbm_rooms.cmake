@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The functions with which every folder declares what it builds. A room is a folder of src/, a
+# namespace and a library target; the order of KVBM_ROOMS is the direction of the includes.
+
+include(GNUInstallDirs)
+
+set(KVBM_ROOMS core memory device kernels layout transfer manager)
+
+# Header-only libraries that stay inside our object files: an installed kvbm does not need them.
+set(_kvbm_build_only_libraries nlohmann_json::nlohmann_json CLI11::CLI11)
+
+# What find_package or pkg-config has to find again for a consumer who links the static libraries.
+set(_kvbm_external_fmt::fmt "package:fmt")
+set(_kvbm_external_spdlog::spdlog "package:spdlog")
+set(_kvbm_external_Threads::Threads "package:Threads")
+set(_kvbm_external_PkgConfig::liburing "pkgconfig:liburing")
+set(_kvbm_external_PkgConfig::libxxhash "pkgconfig:libxxhash")
+set(_kvbm_external_PkgConfig::numa "pkgconfig:numa")
+
+# Applies warnings and the language level that every target of ours has.
+function(kvbm_target_defaults target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  set_target_properties(
+    ${target} PROPERTIES CXX_EXTENSIONS OFF CXX_STANDARD_REQUIRED ON POSITION_INDEPENDENT_CODE ON
+  )
+  if(NOT BUILD_SHARED_LIBS)
+    # Static archives end up inside somebody's shared object (the Python extension for one), which
+    # should not export our symbols again.
+    set_target_properties(
+      ${target} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+    )
+  endif()
+  target_compile_options(
+    ${target}
+    PRIVATE
+      $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wconversion;-Wsign-conversion;-Wshadow>
+      # gcc 12 reports overlapping copies inside std::string's operator+ that cannot happen
+      # (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651).
+      $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>
+  )
+endfunction()
+
+# Lists the targets of ours among ARGN that are not defined.
+function(_kvbm_missing_targets out)
+  set(missing)
+  foreach(library IN LISTS ARGN)
+    if(library MATCHES "^kvbm::" AND NOT TARGET ${library})
+      list(APPEND missing ${library})
+    endif()
+  endforeach()
+  set(${out} ${missing} PARENT_SCOPE)
+endfunction()
+
+# Splits LINKS: drops what an option switched off, keeps header-only libraries out of the export.
+function(_kvbm_resolve_links out_links)
+  set(links)
+  foreach(library IN LISTS ARGN)
+    if(library STREQUAL "PkgConfig::liburing" AND NOT KVBM_WITH_URING)
+      continue()
+    endif()
+    if(library IN_LIST _kvbm_build_only_libraries)
+      list(APPEND links $<BUILD_INTERFACE:${library}>)
+    else()
+      list(APPEND links ${library})
+    endif()
+  endforeach()
+  set(${out_links} ${links} PARENT_SCOPE)
+endfunction()
+
+# kvbm_add_room(<room> SOURCES a.cpp ... [DEPENDS rooms...] [LINKS third-party targets...])
+#
+# Defines kvbm_<room> with the alias kvbm::<room>. Every header in include/kvbm/<room> is public,
+# installed, and checked to compile alone (target all_verify_interface_header_sets).
+# Sources see KVBM_HAVE_URING as 0 or 1 and KVBM_VERSION_STRING.
+function(kvbm_add_room room)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;DEPENDS;LINKS")
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "kvbm_add_room(${room}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT room IN_LIST KVBM_ROOMS)
+    message(FATAL_ERROR "kvbm_add_room(${room}): not one of the rooms: ${KVBM_ROOMS}")
+  endif()
+
+  set(depends ${arg_DEPENDS})
+  list(TRANSFORM depends PREPEND kvbm::)
+  _kvbm_missing_targets(missing ${depends})
+  if(missing)
+    message(WARNING "kvbm_add_room(${room}): left out, missing ${missing}")
+    return()
+  endif()
+
+  set(target kvbm_${room})
+  add_library(${target} ${arg_SOURCES})
+  add_library(kvbm::${room} ALIAS ${target})
+  kvbm_target_defaults(${target})
+
+  file(GLOB headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/kvbm/${room}/*.hpp"
+       "${PROJECT_SOURCE_DIR}/include/kvbm/${room}/*.h"
+  )
+  target_sources(
+    ${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${headers}
+  )
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/src")
+  target_compile_definitions(
+    ${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>
+                      KVBM_VERSION_STRING="${PROJECT_VERSION}"
+  )
+
+  _kvbm_resolve_links(links ${arg_LINKS})
+  target_link_libraries(${target} PUBLIC ${depends} PRIVATE ${links})
+
+  set_target_properties(
+    ${target}
+    PROPERTIES EXPORT_NAME ${room}
+               VERSION ${PROJECT_VERSION}
+               SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+               VERIFY_INTERFACE_HEADER_SETS ON
+  )
+
+  install(
+    TARGETS ${target}
+    EXPORT kvbm-${room}-targets
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+  )
+
+  set(externals)
+  foreach(library IN LISTS arg_LINKS)
+    if(DEFINED _kvbm_external_${library} AND TARGET ${library})
+      list(APPEND externals ${_kvbm_external_${library}})
+    endif()
+  endforeach()
+  set_property(GLOBAL PROPERTY KVBM_ROOM_${room}_DEPENDS ${arg_DEPENDS})
+  set_property(GLOBAL PROPERTY KVBM_ROOM_${room}_EXTERNALS ${externals})
+  set_property(GLOBAL APPEND PROPERTY KVBM_BUILT_ROOMS ${room})
+endfunction()
+
+# Environment of every test: results as XML beside the build, and what the sanitizers should do.
+function(_kvbm_test_environment out name)
+  set(suppressions "${PROJECT_SOURCE_DIR}/tests/suppressions")
+  set(${out}
+      "GTEST_OUTPUT=xml:${PROJECT_BINARY_DIR}/test-results/${name}.xml"
+      "GTEST_COLOR=no"
+      "KVBM_TEST_SOURCE_DIR=${PROJECT_SOURCE_DIR}"
+      "KVBM_TEST_BINARY_DIR=${PROJECT_BINARY_DIR}"
+      "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1"
+      "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
+      "LSAN_OPTIONS=suppressions=${suppressions}/lsan.supp:print_suppressions=0"
+      "TSAN_OPTIONS=suppressions=${suppressions}/tsan.supp:halt_on_error=1:second_deadlock_stack=1"
+      PARENT_SCOPE
+  )
+endfunction()
+
+# kvbm_add_test(<kind>.<room>[.<subject>] SOURCES x_test.cpp ... LINKS targets... [LABELS labels...]
+#               [TIMEOUT seconds] [SERIAL] [ENVIRONMENT VAR=value ...])
+#
+# One GoogleTest executable and one ctest entry kvbm.<name>. Sources may include private headers of
+# src/ and helpers of tests/. SERIAL keeps other tests from running beside it.
+function(kvbm_add_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT" "SOURCES;LINKS;LABELS;ENVIRONMENT")
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "kvbm_add_test(${name}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT KVBM_BUILD_TESTS)
+    return()
+  endif()
+  _kvbm_missing_targets(missing ${arg_LINKS})
+  if(missing)
+    message(WARNING "kvbm_add_test(${name}): left out, missing ${missing}")
+    return()
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+
+  string(REPLACE "." "_" target "test_${name}")
+  add_executable(${target} ${arg_SOURCES})
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME "kvbm.${name}")
+  kvbm_target_defaults(${target})
+  target_include_directories(
+    ${target} PRIVATE "${PROJECT_SOURCE_DIR}/src" "${PROJECT_SOURCE_DIR}/tests"
+  )
+  target_compile_definitions(${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>)
+  _kvbm_resolve_links(links ${arg_LINKS})
+  target_link_libraries(${target} PRIVATE ${links} GTest::gtest_main GTest::gmock)
+
+  add_test(NAME kvbm.${name} COMMAND ${target})
+  _kvbm_test_environment(environment kvbm.${name})
+  set_tests_properties(
+    kvbm.${name}
+    PROPERTIES ENVIRONMENT "${environment};${arg_ENVIRONMENT}"
+               LABELS "cpu;${arg_LABELS}"
+               TIMEOUT ${arg_TIMEOUT}
+               RUN_SERIAL ${arg_SERIAL}
+  )
+endfunction()
+
+# kvbm_add_compile_fail_test(<name> SOURCE x.cpp CASE <MACRO> EXPECT <regex>)
+#
+# Passes when x.cpp compiles as it is, and with -D<MACRO> is refused with a message that matches.
+function(kvbm_add_compile_fail_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "SOURCE;CASE;EXPECT" "")
+  if(NOT KVBM_BUILD_TESTS)
+    return()
+  endif()
+  get_filename_component(source "${arg_SOURCE}" ABSOLUTE)
+  add_test(
+    NAME kvbm.compile_fail.${name}
+    COMMAND
+      ${CMAKE_COMMAND} "-DCOMPILER=${CMAKE_CXX_COMPILER}"
+      "-DINCLUDE_DIR=${PROJECT_SOURCE_DIR}/include" "-DSOURCE=${source}" "-DCASE=${arg_CASE}"
+      "-DEXPECT=${arg_EXPECT}" -P "${PROJECT_SOURCE_DIR}/cmake/compile_fail.cmake"
+  )
+  set_tests_properties(kvbm.compile_fail.${name} PROPERTIES LABELS "cpu;compile_fail" TIMEOUT 120)
+endfunction()
+
+# kvbm_add_fuzzer(<name> SOURCES x_fuzz.cpp LINKS targets... [CORPUS folder])
+#
+# A libFuzzer executable and a ctest entry kvbm.fuzz.<name> that runs it for KVBM_FUZZ_SECONDS.
+# Needs clang (preset `fuzz`).
+function(kvbm_add_fuzzer name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "CORPUS" "SOURCES;LINKS")
+  if(NOT KVBM_BUILD_FUZZERS)
+    return()
+  endif()
+  string(REPLACE "." "_" target "fuzz_${name}")
+  add_executable(${target} ${arg_SOURCES})
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME "kvbm.fuzz.${name}")
+  kvbm_target_defaults(${target})
+  target_include_directories(
+    ${target} PRIVATE "${PROJECT_SOURCE_DIR}/src" "${PROJECT_SOURCE_DIR}/tests"
+  )
+  _kvbm_resolve_links(links ${arg_LINKS})
+  target_link_libraries(${target} PRIVATE ${links})
+  target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+
+  set(corpus "${PROJECT_BINARY_DIR}/corpus/${name}")
+  file(MAKE_DIRECTORY "${corpus}")
+  set(seeds)
+  if(arg_CORPUS)
+    get_filename_component(seeds "${arg_CORPUS}" ABSOLUTE)
+  endif()
+  add_test(
+    NAME kvbm.fuzz.${name}
+    COMMAND ${target} -max_total_time=${KVBM_FUZZ_SECONDS} -timeout=10 -rss_limit_mb=2048
+            "-artifact_prefix=${PROJECT_BINARY_DIR}/" "${corpus}" ${seeds}
+  )
+  _kvbm_test_environment(environment kvbm.fuzz.${name})
+  math(EXPR limit "${KVBM_FUZZ_SECONDS} + 120")
+  set_tests_properties(
+    kvbm.fuzz.${name} PROPERTIES ENVIRONMENT "${environment}" LABELS "fuzz" TIMEOUT ${limit}
+  )
+endfunction()
