@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace kvbm::memory {
+
+/// One read or write of a file.
+struct DiskRequest {
+  enum class Op { Read, Write };
+  Op op = Op::Read;
+  int fd = -1;
+  std::uint64_t offset = 0;  ///< bytes
+  std::byte* memory = nullptr;
+  std::uint64_t bytes = 0;
+};
+
+/// A queue of requests under way, used by one thread at a time.
+/// Short reads and writes are continued inside; large requests are split inside.
+class DiskQueue {
+ public:
+  virtual ~DiskQueue() = default;
+
+  /// Starts all requests; returns without waiting for them. Memory must stay valid until finish().
+  virtual void start(std::span<DiskRequest const> requests) = 0;
+
+  /// Waits for everything started since the last finish(); one entry a request, in order:
+  /// 0, or the errno of the failure (ENODATA: the file ended inside a read).
+  virtual std::vector<int> finish() = 0;
+
+  /// Makes [memory, memory + bytes) known to the kernel so that its pages need no pinning per
+  /// request, where the engine can; a hint, never fails. Empty span undoes it.
+  virtual void register_buffer(std::span<std::byte> buffer) = 0;
+};
+
+/// Which engine moves bytes between files and memory, and why.
+enum class DiskEngine { Auto, IoUring, Threads };
+
+/// How a DiskIo is built.
+struct DiskIoOptions {
+  DiskEngine engine = DiskEngine::Auto;
+  bool allow_direct = true;      ///< O_DIRECT where the file system has it
+  unsigned queue_depth = 64;     ///< requests in flight a queue
+  unsigned num_threads = 8;      ///< of the Threads engine
+};
+
+/// Factory of queues. Threads: make_queue may be called concurrently.
+class DiskIo {
+ public:
+  virtual ~DiskIo() = default;
+  [[nodiscard]] virtual std::unique_ptr<DiskQueue> make_queue() = 0;
+  /// The engine in use: IoUring or Threads.
+  [[nodiscard]] virtual DiskEngine engine() const noexcept = 0;
+  /// Why this engine runs ("io_uring_queue_init: Operation not permitted (errno 1)", "asked for").
+  [[nodiscard]] virtual std::string reason() const = 0;
+  [[nodiscard]] virtual DiskIoOptions const& options() const noexcept = 0;
+};
+
+/// io_uring where the kernel allows it, else threads with pread/pwrite.
+/// @throws UnsupportedError if IoUring was asked for and the kernel refuses it
+std::shared_ptr<DiskIo> make_disk_io(DiskIoOptions const& options = {});
+
+}  // namespace kvbm::memory

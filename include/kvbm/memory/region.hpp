@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kvbm/core/types.hpp"
+#include "kvbm/memory/storage_kind.hpp"
+
+namespace kvbm::memory {
+
+class BlockFile;
+
+/// A range of bytes in one kind of storage: a cheap value that shares ownership of what backs it.
+///
+/// Memory regions have an address; Disk regions have address 0 and an offset into a BlockFile.
+/// Lifetime the backing memory or file lives as long as any Region of it; external memory is kept
+///          alive by `keep_alive` where the caller gives one, else by the caller.
+/// Threads  immutable after construction.
+class Region {
+ public:
+  /// Memory at `address`. `host_accessible` says whether the CPU may dereference it.
+  /// @throws Error(InvalidArgument) zero bytes, null address, kind not System/Pinned/Device;
+  ///         Error(Overflow) if address + bytes wraps
+  static Region of_memory(StorageKind kind, void* address, std::uint64_t bytes, DeviceId device_id,
+                          bool host_accessible, std::shared_ptr<void const> keep_alive = {});
+
+  /// Bytes [offset, offset + bytes) of `file`; `index` is the file's extent group (one a region).
+  static Region of_file(std::shared_ptr<BlockFile> file, std::uint32_t index, std::uint64_t offset,
+                        std::uint64_t bytes);
+
+  [[nodiscard]] StorageKind kind() const noexcept { return kind_; }
+  /// Address of the first byte; 0 for Disk.
+  [[nodiscard]] std::uintptr_t address() const noexcept { return address_; }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+  /// Owning device for Device regions, the near device for Pinned ones where known, else -1.
+  [[nodiscard]] DeviceId device_id() const noexcept { return device_id_; }
+  /// First byte where the CPU may dereference it, else nullptr.
+  [[nodiscard]] std::byte* host_data() const noexcept;
+  /// The file behind a Disk region, else null.
+  [[nodiscard]] std::shared_ptr<BlockFile> const& file() const noexcept { return file_; }
+  /// Which extent group of file() this is.
+  [[nodiscard]] std::uint32_t file_index() const noexcept { return file_index_; }
+  /// Offset of the first byte in file().
+  [[nodiscard]] std::uint64_t file_offset() const noexcept { return file_offset_; }
+
+ private:
+  Region() = default;
+  StorageKind kind_ = StorageKind::System;
+  std::uintptr_t address_ = 0;
+  std::uint64_t bytes_ = 0;
+  DeviceId device_id_ = -1;
+  bool host_accessible_ = false;
+  std::shared_ptr<void const> keep_alive_;
+  std::shared_ptr<BlockFile> file_;
+  std::uint32_t file_index_ = 0;
+  std::uint64_t file_offset_ = 0;
+};
+
+}  // namespace kvbm::memory
