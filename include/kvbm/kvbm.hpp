@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Everything, with the guide's nouns directly in namespace kvbm.
+
+#include "kvbm/core/checked.hpp"
+#include "kvbm/core/error.hpp"
+#include "kvbm/core/log.hpp"
+#include "kvbm/core/types.hpp"
+#include "kvbm/core/version.hpp"
+#include "kvbm/device/device.hpp"
+#include "kvbm/kernels/copy_engine.hpp"
+#include "kvbm/layout/config.hpp"
+#include "kvbm/layout/format.hpp"
+#include "kvbm/layout/handle.hpp"
+#include "kvbm/layout/physical_layout.hpp"
+#include "kvbm/manager/transfer_manager.hpp"
+#include "kvbm/memory/disk_io.hpp"
+#include "kvbm/memory/memory_source.hpp"
+
+namespace kvbm {
+
+using layout::BlockDimension;
+using layout::KvBlockLayout;
+using layout::LayoutConfig;
+using layout::LayoutHandle;
+using layout::LayoutKind;
+using layout::PhysicalLayout;
+using manager::TransferManager;
+using memory::StorageKind;
+using transfer::BounceBuffer;
+using transfer::EventSystem;
+using transfer::FillPattern;
+using transfer::KvBlocks;
+using transfer::NativeVsNixlPolicy;
+using transfer::PreparedTransfer;
+using transfer::Spare;
+using transfer::TransferCapabilities;
+using transfer::TransferCompleteNotification;
+using transfer::TransferExplanation;
+using transfer::TransferOptions;
+using transfer::TransferPreferences;
+
+}  // namespace kvbm

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvbm/core/types.hpp"
+#include "kvbm/layout/handle.hpp"
+#include "kvbm/layout/physical_layout.hpp"
+#include "kvbm/memory/disk_io.hpp"
+#include "kvbm/transfer/context.hpp"
+#include "kvbm/transfer/integrity.hpp"
+#include "kvbm/transfer/kv_blocks.hpp"
+#include "kvbm/transfer/notification.hpp"
+#include "kvbm/transfer/options.hpp"
+#include "kvbm/transfer/prepared_transfer.hpp"
+
+namespace kvbm::manager {
+
+/// The one door: registers layouts and moves blocks between them.
+///
+/// Threads  all methods may be called concurrently.
+/// Lifetime movable; the destructor waits for the transfers in flight.
+/// Order    two transfers are ordered only where one waited for the other's notification, by
+///          wait_for / record_on, or by one caller's stream; a transfer that overwrites blocks
+///          another one still reads is the caller's race.
+class TransferManager {
+ public:
+  class Builder;
+  static Builder builder();
+
+  TransferManager(TransferManager&&) noexcept;
+  TransferManager& operator=(TransferManager&&) noexcept;
+  ~TransferManager();
+
+  /// Random, unique per event system and process instance.
+  [[nodiscard]] std::uint64_t worker_id() const noexcept;
+
+  /// Where layouts get their memory: PhysicalLayout::builder(manager.memory_source()).
+  [[nodiscard]] std::shared_ptr<memory::MemorySource> const& memory_source() const noexcept;
+  /// Starts a layout on this manager's memory.
+  [[nodiscard]] layout::PhysicalLayoutBuilder<false, false, false> layout_builder() const;
+
+  /// Makes a layout known under a new handle; ids count 0, 1, 2, ... and are reused only after
+  /// every other. @throws Error(OutOfRange) the 65,537th layout at a time
+  layout::LayoutHandle register_layout(layout::PhysicalLayout layout);
+  /// Forgets a layout (its memory lives while others hold the PhysicalLayout).
+  /// @throws Error(NotFound) unknown handle; Error(Busy) transfers in flight use it
+  void unregister_layout(layout::LayoutHandle handle);
+  /// @throws Error(NotFound) naming the handle: another manager's, stale, or reserved bits set
+  [[nodiscard]] layout::PhysicalLayout layout(layout::LayoutHandle handle) const;
+  /// Handles of all registered layouts, ascending.
+  [[nodiscard]] std::vector<layout::LayoutHandle> handles() const;
+
+  /// Blocks of a registered layout. @throws like layout() and KvBlocks::of
+  [[nodiscard]] transfer::KvBlocks blocks(
+      layout::LayoutHandle handle, std::vector<BlockId> block_ids,
+      std::optional<layout::KvBlockLayout> override_format = {}) const;
+
+  /// Moves src_blocks[i] of `src` to dst_blocks[i] of `dst`, changing format, kind and storage as
+  /// needed. Host-to-host copies are done when it returns; everything else goes on behind the
+  /// notification. No blocks: ready at once.
+  /// @throws Error(NotFound) a handle, naming its role; else like PreparedTransfer::prepare, submit
+  transfer::TransferCompleteNotification execute_transfer(
+      layout::LayoutHandle src, std::span<BlockId const> src_blocks, layout::LayoutHandle dst,
+      std::span<BlockId const> dst_blocks, transfer::TransferOptions const& options = {});
+  transfer::TransferCompleteNotification execute_transfer(
+      transfer::KvBlocks const& src, transfer::KvBlocks const& dst,
+      transfer::TransferOptions const& options = {});
+
+  /// What execute_transfer would do with the same arguments, and why; moves nothing.
+  [[nodiscard]] transfer::TransferExplanation explain_transfer(
+      layout::LayoutHandle src, std::span<BlockId const> src_blocks, layout::LayoutHandle dst,
+      std::span<BlockId const> dst_blocks, transfer::TransferOptions const& options = {}) const;
+  [[nodiscard]] transfer::TransferExplanation explain_transfer(
+      transfer::KvBlocks const& src, transfer::KvBlocks const& dst,
+      transfer::TransferOptions const& options = {}) const;
+
+  /// Does everything but the block ids once.
+  [[nodiscard]] transfer::PreparedTransfer prepare_transfer(
+      layout::LayoutHandle src, layout::LayoutHandle dst,
+      transfer::TransferOptions const& options = {}) const;
+
+  /// Checksums and fills of registered layouts; see transfer/integrity.hpp.
+  [[nodiscard]] std::vector<Checksum> block_checksums(layout::LayoutHandle handle,
+                                                      std::span<BlockId const> block_ids) const;
+  [[nodiscard]] std::vector<Checksum> layer_checksums(layout::LayoutHandle handle,
+                                                      std::span<BlockId const> block_ids) const;
+  void fill_blocks(layout::LayoutHandle handle, std::span<BlockId const> block_ids,
+                   transfer::FillPattern const& pattern);
+
+  /// Makes a disk layout's written blocks survive power loss; nothing to do for others.
+  void sync(layout::LayoutHandle handle);
+
+  /// Streams, devices, events, copy threads.
+  [[nodiscard]] transfer::TransferContext& context() const noexcept;
+
+ private:
+  class Impl;
+  explicit TransferManager(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
+};
+
+/// Collects what a manager is made of. Defaults: one host device of 4 GiB.
+class TransferManager::Builder {
+ public:
+  Builder();
+  ~Builder();
+  Builder(Builder&&) noexcept;
+  Builder& operator=(Builder&&) noexcept;
+
+  /// Use a NIXL backend, any number of times; build() throws UnsupportedError while this version
+  /// has no remote room.
+  Builder& nixl_backend(std::string name, std::map<std::string, std::string> parameters = {});
+  /// Use this CUDA device. build() throws UnsupportedError "no CUDA device: <reason>" without.
+  Builder& cuda_device_id(DeviceId id);
+  /// Use `count` emulated devices (ids 0 to count - 1) of `memory_bytes` each.
+  Builder& host_device(unsigned count = 1, std::uint64_t memory_bytes = std::uint64_t{4} << 30U);
+  /// Use these devices, e.g. ones shared with an engine in the same process.
+  Builder& devices(std::vector<device::DevicePtr> devices);
+  Builder& cuda_pool_reserve_size(std::uint64_t bytes);                       ///< default 64 MiB
+  Builder& cuda_pool_release_threshold(std::optional<std::uint64_t> bytes);   ///< default 64 MiB; nullopt = keep all
+  Builder& capabilities(transfer::TransferCapabilities const& capabilities);
+  Builder& preferences(transfer::TransferPreferences const& preferences);
+  Builder& event_system(std::shared_ptr<transfer::EventSystem> system);      ///< default its own
+  Builder& num_streams(std::size_t h2d, std::size_t d2h);                     ///< default 4 and 4
+  Builder& copy_threads(unsigned count);                                      ///< default all CPUs
+  Builder& file_workers(unsigned count);                                      ///< default 2
+  Builder& staging_bytes(std::uint64_t bytes_per_worker);                     ///< default 32 MiB
+  Builder& cost_model(transfer::CostModel const& costs);
+  Builder& disk_io(memory::DiskIoOptions const& options);
+
+  /// @throws Error(InvalidArgument) naming a bad value; UnsupportedError
+  [[nodiscard]] TransferManager build();
+
+ private:
+  struct Draft;
+  std::unique_ptr<Draft> draft_;
+};
+
+}  // namespace kvbm::manager
