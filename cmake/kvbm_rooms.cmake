@@ -72,7 +72,7 @@ endfunction()
 #
 # Defines kvbm_<room> with the alias kvbm::<room>. Every header in include/kvbm/<room> is public,
 # installed, and checked to compile alone (target all_verify_interface_header_sets).
-# Sources see KVBM_HAVE_URING as 0 or 1 and KVBM_VERSION_STRING.
+# Sources see KVBM_HAVE_URING as 0 or 1.
 function(kvbm_add_room room)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;DEPENDS;LINKS")
   if(arg_UNPARSED_ARGUMENTS)
@@ -102,10 +102,7 @@ function(kvbm_add_room room)
     ${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${headers}
   )
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/src")
-  target_compile_definitions(
-    ${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>
-                      KVBM_VERSION_STRING="${PROJECT_VERSION}"
-  )
+  target_compile_definitions(${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>)
 
   _kvbm_resolve_links(links ${arg_LINKS})
   target_link_libraries(${target} PUBLIC ${depends} PRIVATE ${links})
