@@ -7,6 +7,11 @@ include(GNUInstallDirs)
 
 set(KVBM_ROOMS core memory device kernels layout transfer manager)
 
+if(BUILD_SHARED_LIBS)
+  # Installed libraries find each other, and the programs of bin/ find them, wherever the tree lies.
+  set(CMAKE_INSTALL_RPATH "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
+endif()
+
 # Header-only libraries that stay inside our object files: an installed kvbm does not need them.
 set(_kvbm_build_only_libraries nlohmann_json::nlohmann_json CLI11::CLI11)
 
