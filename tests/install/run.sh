@@ -39,6 +39,6 @@ read -ra flags <<< "$(pkg_config --cflags)"
 read -ra libs <<< "$(pkg_config --libs)"
 "${CXX:-c++}" "${flags[@]}" "$root/examples/downstream/main.cpp" -o "$prefix/by-pkg-config" \
   "${libs[@]}"
-"$prefix/by-pkg-config"
+LD_LIBRARY_PATH=$(pkg_config --variable=libdir) "$prefix/by-pkg-config"
 
 echo "install test: 3 consumers of the installed tree passed (find_package, kernels alone, pkg-config)"
