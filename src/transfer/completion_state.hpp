@@ -110,7 +110,10 @@ class CompletionState : public std::enable_shared_from_this<CompletionState> {
   void run_callbacks() noexcept;
 
   [[nodiscard]] EventHandle handle() const noexcept { return handle_; }
-  [[nodiscard]] std::string const& description() const noexcept { return description_; }
+  /// The description, or words for its absence: the subject of messages.
+  [[nodiscard]] std::string_view name() const noexcept {
+    return description_.empty() ? "an event without a description" : std::string_view(description_);
+  }
   [[nodiscard]] std::size_t num_blocks() const noexcept { return num_blocks_; }
   [[nodiscard]] std::weak_ptr<EventCore> const& core() const noexcept { return core_; }
 
