@@ -7,7 +7,8 @@
 namespace kvbm::layout {
 
 /// The logical shape of a layout: num_blocks KV blocks, each the tensor
-/// [num_layers, outer_dim, page_size, num_heads, head_dim]. Immutable value; only a valid one exists.
+/// [num_layers, outer_dim, page_size, num_heads, head_dim]. Immutable value; only a valid one
+/// exists.
 class LayoutConfig {
  public:
   class Builder;
@@ -61,7 +62,7 @@ class LayoutConfig::Builder {
  public:
   Builder& num_blocks(std::uint64_t value);
   Builder& num_layers(std::uint64_t value);
-  Builder& outer_dim(std::uint64_t value);          ///< default 2
+  Builder& outer_dim(std::uint64_t value);  ///< default 2
   Builder& page_size(std::uint64_t value);
   Builder& inner_dim(std::uint64_t value);
   Builder& alignment(std::uint64_t value);          ///< default 1
@@ -73,6 +74,7 @@ class LayoutConfig::Builder {
   [[nodiscard]] LayoutConfig build() const;
 
  private:
+  friend class LayoutConfig;
   LayoutConfig config_;
 };
 

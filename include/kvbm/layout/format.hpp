@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "kvbm/layout/config.hpp"
+
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
-
-#include "kvbm/layout/config.hpp"
 
 namespace kvbm::layout {
 
@@ -24,8 +25,8 @@ char const* to_string(BlockDim dim) noexcept;
 
 /// Byte strides of the five dimensions inside one block.
 struct BlockStrides {
-  PerDim<std::int64_t> bytes{};   ///< bytes a step along each BlockDim moves
-  std::uint64_t footprint = 0;    ///< bytes from the block's first byte to behind its last
+  PerDim<std::int64_t> bytes{};  ///< bytes a step along each BlockDim moves
+  std::uint64_t footprint = 0;   ///< bytes from the block's first byte to behind its last
   friend bool operator==(BlockStrides const&, BlockStrides const&) = default;
 };
 
@@ -37,7 +38,13 @@ class KvBlockLayout {
  public:
   using Order = std::array<BlockDim, kNumBlockDims>;  ///< outermost first
   enum class Kind : std::uint8_t {
-    UniversalTP, UniversalPP, OperationalHND, OperationalNHD, Custom, Strided, Unknown
+    UniversalTP,
+    UniversalPP,
+    OperationalHND,
+    OperationalNHD,
+    Custom,
+    Strided,
+    Unknown
   };
 
   static KvBlockLayout const UniversalTP;     ///< [nh, nl, no, nt, hd]
@@ -49,13 +56,20 @@ class KvBlockLayout {
   /// Any permutation of the five dimensions. @throws Error(InvalidArgument) naming a repeated one
   static KvBlockLayout Custom(Order const& order);
   /// Explicit byte strides (padded rows, packed K/V). Whether distinct elements keep distinct bytes
-  /// is checked against the config when a layout is built.
+  /// is checked against the config when a layout is built. Strides are multiples of the element's
+  /// width; those of dimensions of extent 1 do not count.
+  ///
+  /// In a layer-separate layout the Layer stride is ignored and the footprint is that of a layer's
+  /// piece of one block ([no, nt, nh, hd], block first); block second also ignores the Outer stride
+  /// and the footprint is that of one chunk ([nt, nh, hd]).
   /// @throws Error(InvalidArgument) a stride is negative or zero footprint
   static KvBlockLayout Strided(BlockStrides const& strides);
 
   [[nodiscard]] constexpr Kind kind() const noexcept { return kind_; }
   /// The order, outermost first; nullopt for Unknown and Strided.
   [[nodiscard]] std::optional<Order> order() const noexcept;
+  /// What was given to Strided; nullopt for all others.
+  [[nodiscard]] std::optional<BlockStrides> explicit_strides() const noexcept;
   /// NHD or HND (also a Custom of the same order): [nl, no] outermost.
   [[nodiscard]] bool is_operational() const noexcept;
   /// TP or PP (also a Custom of the same order).
@@ -69,8 +83,10 @@ class KvBlockLayout {
   /// known ones and between Unknown and a known one; false, with a logged warning, between two
   /// Unknowns.
   [[nodiscard]] bool requires_transform(KvBlockLayout const& other) const;
-  /// The same for blocks of one shape: dimensions of extent 1 do not count.
-  [[nodiscard]] bool requires_transform(KvBlockLayout const& other, LayoutConfig const& config) const;
+  /// The same for blocks of one shape: dimensions of extent 1 do not count. A config without
+  /// num_heads decides nothing more than the formats alone do.
+  [[nodiscard]] bool requires_transform(KvBlockLayout const& other,
+                                        LayoutConfig const& config) const;
 
   /// Byte strides for blocks of this shape (Unknown: as NHD with one head of inner_dim elements).
   /// @throws Error(InvalidArgument) needs heads and config has none; a Strided whose elements

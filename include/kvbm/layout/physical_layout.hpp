@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <filesystem>
-#include <memory>
-#include <string>
-#include <vector>
-
 #include "kvbm/core/types.hpp"
 #include "kvbm/layout/config.hpp"
 #include "kvbm/layout/format.hpp"
@@ -15,7 +8,21 @@
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/memory/region.hpp"
 
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
 namespace kvbm::layout {
+
+class KvDimLayout;
+class View;
+struct BlockView;
+struct LayoutDescriptor;
 
 /// How blocks are spread over regions.
 enum class LayoutKind {
@@ -29,6 +36,7 @@ enum class BlockDimension {
   Second,  ///< [no, nb, chunk], as engines keep K and V
 };
 
+/// "FullyContiguous", "LayerSeparate"; "First", "Second".
 std::string_view to_string(LayoutKind kind) noexcept;
 std::string_view to_string(BlockDimension dimension) noexcept;
 
@@ -37,26 +45,30 @@ std::string_view to_string(BlockDimension dimension) noexcept;
 ///   b * block_stride + sum of strides[dim] * index[dim]   (without Layer if layers are regions).
 struct BlockGeometry {
   bool layers_are_regions = false;
-  std::uint64_t block_stride = 0;    ///< bytes
-  PerDim<std::int64_t> strides{};    ///< bytes; [Layer] is 0 if layers are regions
-  PerDim<std::uint64_t> extents{};   ///< elements; Unknown formats: Head 1, HeadDim inner_dim
+  std::uint64_t block_stride = 0;   ///< bytes
+  PerDim<std::int64_t> strides{};   ///< bytes; [Layer] is 0 if layers are regions
+  PerDim<std::uint64_t> extents{};  ///< elements; Unknown formats: Head 1, HeadDim inner_dim
   std::uint64_t element_bytes = 0;
-  std::uint64_t region_bytes = 0;    ///< least bytes of every region
+  std::uint64_t region_bytes = 0;  ///< least bytes of every region
 };
 
-/// Computes the geometry without any memory.
-/// @throws Error(InvalidArgument) format needs heads; format not allowed for the kind; Error(Overflow)
+/// Computes the geometry without any memory. Rounded up to config.alignment() are: a fully
+/// contiguous block; block first, a layer's piece of one block ([no, chunk]); block second, each
+/// chunk. `dimension` says nothing about a fully contiguous layout.
+/// @throws Error(InvalidArgument) format needs heads; format not allowed for the kind; explicit
+///         strides that overlap; more than 2^20 layers apart; Error(Overflow)
 BlockGeometry make_geometry(LayoutConfig const& config, LayoutKind kind, BlockDimension dimension,
                             KvBlockLayout const& format);
 
 /// One contiguous piece of one block: the unit of file I/O and of stored checksums. A fully
 /// contiguous block is one extent, a layer-separate one an extent per layer (block first) or per
-/// layer and outer (block second).
+/// layer and outer (block second). Padding to the alignment behind the last element is not part of
+/// it.
 struct BlockExtent {
   std::uint32_t region = 0;
   std::uint64_t offset = 0;  ///< bytes in the region
   std::uint64_t bytes = 0;
-  std::uint64_t index = 0;   ///< number of the extent in its region (BlockFile's extent)
+  std::uint64_t index = 0;  ///< number of the extent in its region (BlockFile's extent)
 };
 
 /// Caller-owned memory for a layout.
@@ -90,7 +102,8 @@ class PhysicalLayout {
       std::shared_ptr<memory::MemorySource> source);
 
   /// Reopens a disk layout that allocate_disk(path) made: config, kind and format come from its
-  /// manifest. @throws like memory::BlockFile::open; CorruptError if the manifest's descriptor is bad
+  /// manifest. @throws like memory::BlockFile::open; CorruptError if the manifest's descriptor is
+  /// bad
   static PhysicalLayout open_disk(std::shared_ptr<memory::MemorySource> source,
                                   std::filesystem::path const& path,
                                   memory::OpenMode mode = memory::OpenMode::ReadWrite);
@@ -116,7 +129,20 @@ class PhysicalLayout {
   [[nodiscard]] ChunkAddress chunk(std::uint64_t block, std::uint64_t layer,
                                    std::uint64_t outer) const;
 
-  /// Extents of one block, in region order.
+  /// Address, size and strides of chunk (block, layer, outer). @throws Error(OutOfRange)
+  [[nodiscard]] BlockView chunk_view(std::uint64_t block, std::uint64_t layer,
+                                     std::uint64_t outer) const;
+  /// The same of a whole block.
+  /// @throws Error(OutOfRange); UnsupportedError if the block is spread over regions
+  [[nodiscard]] BlockView block_view(std::uint64_t block) const;
+  /// All blocks as one labelled strided view over [Block, Layer, Outer, Token, Head, HeadDim]; the
+  /// Layer axis chooses the region if layers are regions.
+  [[nodiscard]] View view() const;
+  /// What another process needs to know to address the same bytes.
+  [[nodiscard]] LayoutDescriptor descriptor() const;
+
+  /// Extents of one block, in region order; 0 if a chunk's bytes do not lie together (engine
+  /// tensors whose block dimension is not outside of the tokens).
   [[nodiscard]] std::uint32_t extents_per_block() const noexcept;
   /// @param number  in [0, extents_per_block())  @throws Error(OutOfRange)
   [[nodiscard]] BlockExtent extent(std::uint64_t block, std::uint32_t number) const;
@@ -131,13 +157,16 @@ class PhysicalLayout {
   [[nodiscard]] Checksum shape_fingerprint() const;
 
   /// The same regions read as another format (transfer overrides): geometry recomputed.
-  /// @throws Error(InvalidArgument) heads missing, format not allowed for the kind, other bytes a block
+  /// @throws Error(InvalidArgument) heads missing, format not allowed for the kind, other bytes a
+  /// block
   [[nodiscard]] PhysicalLayout with_format(KvBlockLayout const& format) const;
 
-  /// One line: "FullyContiguous OperationalNHD, 64 blocks [30,2,16,3,64] x 4 B, Pinned".
+  /// One line: "FullyContiguous OperationalNHD, 64 blocks [30,2,16,3,64] x 4 B, Pinned" (without
+  /// num_heads "[30,2,16,192]"; "LayerSeparate First ...").
   [[nodiscard]] std::string to_string() const;
 
-  struct State;
+  struct State;  ///< of the implementation
+  /// For the implementation: only it can make a State.
   explicit PhysicalLayout(std::shared_ptr<State const> state) : state_(std::move(state)) {}
 
  private:
@@ -147,7 +176,9 @@ class PhysicalLayout {
 /// What the builder collected so far; filled step by step.
 struct LayoutDraft;
 
-/// Type-state builder of PhysicalLayout; see PhysicalLayout::builder.
+/// Type-state builder of PhysicalLayout; see PhysicalLayout::builder. Every step returns a new
+/// builder and leaves this one as it is, so that a half-built one can be used several times.
+/// Nothing is checked or allocated before build().
 template <bool HasConfig, bool HasKind, bool HasMemory>
 class PhysicalLayoutBuilder {
  public:
@@ -170,6 +201,13 @@ class PhysicalLayoutBuilder {
     requires(!HasKind);
   [[nodiscard]] PhysicalLayoutBuilder<HasConfig, true, HasMemory> layer_separate(
       BlockDimension dimension, KvBlockLayout const& format) const
+    requires(!HasKind);
+
+  /// One region a layer, each the engine's tensor of that layer in any order of its dimensions. A
+  /// tensor that is a plain format (flash-attn, FlashInfer) becomes that format; else format() is
+  /// Strided (Unknown without num_heads), for memory only, and with_format takes no other one.
+  [[nodiscard]] PhysicalLayoutBuilder<HasConfig, true, HasMemory> layer_separate(
+      KvDimLayout const& tensor) const
     requires(!HasKind);
 
   /// Owned pageable memory.
@@ -206,9 +244,12 @@ class PhysicalLayoutBuilder {
       std::vector<memory::Region> regions) const
     requires(!HasMemory);
 
+  /// Checks everything, allocates, and returns the layout.
   /// @throws Error(InvalidArgument) wrong number of regions, too small (naming needed and given
-  ///         bytes), misaligned, mixed kinds, wrong memory kind, overlapping regions; Error(NotFound) unknown device;
-  ///         whatever the allocation throws
+  ///         bytes), misaligned, mixed kinds or devices, wrong memory kind (naming address, given
+  ///         and found kind), overlapping regions, no memory source; Error(NotFound) unknown
+  ///         device; UnsupportedError for object storage; whatever make_geometry and the
+  ///         allocation throw
   [[nodiscard]] PhysicalLayout build() const
     requires(HasConfig && HasKind && HasMemory);
 

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvbm/core/error.hpp"
+#include "kvbm/layout/dims.hpp"
+#include "kvbm/layout/physical_layout.hpp"
+#include "layout/state.hpp"
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <variant>
+
+namespace kvbm::layout {
+namespace {
+
+using memory::StorageKind;
+
+struct Allocate {
+  StorageKind kind = StorageKind::System;
+  DeviceId device_id = -1;
+};
+struct AllocateDisk {
+  std::filesystem::path path;  ///< empty: temporary
+};
+struct AllocateObject {
+  std::string bucket;
+  std::string prefix;
+};
+
+using Memory = std::variant<std::monostate, Allocate, AllocateDisk, AllocateObject,
+                            std::vector<ExternalRegion>, std::vector<ExternalDeviceRegion>,
+                            std::vector<memory::Region>>;
+
+}  // namespace
+
+struct LayoutDraft {
+  std::shared_ptr<memory::MemorySource> source;
+  std::optional<LayoutConfig> config;
+  LayoutKind kind = LayoutKind::FullyContiguous;
+  BlockDimension dimension = BlockDimension::First;
+  std::optional<KvBlockLayout> format;
+  std::optional<KvDimLayout> tensor;
+  Memory memory;
+};
+
+namespace {
+
+/// A changed copy: builders never share what they collected.
+template <typename Change>
+std::shared_ptr<LayoutDraft> changed(std::shared_ptr<LayoutDraft> const& draft, Change change) {
+  auto copy = std::make_shared<LayoutDraft>(*draft);
+  change(*copy);
+  return copy;
+}
+
+std::shared_ptr<LayoutDraft> with_memory(std::shared_ptr<LayoutDraft> const& draft, Memory memory) {
+  return changed(draft, [&](LayoutDraft& copy) { copy.memory = std::move(memory); });
+}
+
+std::shared_ptr<LayoutDraft> with_kind(std::shared_ptr<LayoutDraft> const& draft, LayoutKind kind,
+                                       BlockDimension dimension,
+                                       std::optional<KvBlockLayout> format) {
+  return changed(draft, [&](LayoutDraft& copy) {
+    copy.kind = kind;
+    copy.dimension = dimension;
+    copy.format = std::move(format);
+  });
+}
+
+/// Turns the memory step into checked regions.
+struct MakeRegions {
+  detail::LayoutSpec const& spec;
+  memory::MemorySource& source;
+  using Regions = std::vector<memory::Region>;
+
+  Regions operator()(Allocate const& step) const {
+    return detail::allocate_regions(spec, source, step.kind, step.device_id);
+  }
+  Regions operator()(AllocateDisk const& step) const {
+    return detail::create_file(spec, source, step.path);
+  }
+  Regions operator()(std::vector<ExternalRegion> const& regions) const {
+    return detail::external_regions(spec, source, regions);
+  }
+  Regions operator()(std::vector<ExternalDeviceRegion> const& regions) const {
+    return detail::external_device_regions(spec, source, regions);
+  }
+  Regions operator()(std::vector<memory::Region> const& regions) const {
+    return detail::existing_regions(spec, regions);
+  }
+  Regions operator()(AllocateObject const& step) const {
+    throw UnsupportedError(
+        fmt::format("allocate_object(bucket '{}', prefix '{}'): this build has "
+                    "no object store, use allocate_disk",
+                    step.bucket, step.prefix));
+  }
+  Regions operator()(std::monostate) const {
+    throw Error(ErrorCode::Internal, "a layout builder without memory reached build()");
+  }
+};
+
+PhysicalLayout build_layout(LayoutDraft const& draft) {
+  KVBM_EXPECTS(draft.source != nullptr, InvalidArgument,
+               "PhysicalLayout::builder needs a memory source, got null");
+  detail::SpecRequest request{draft.config.value(), draft.kind, draft.dimension, draft.format,
+                              draft.tensor};
+  if (std::holds_alternative<AllocateDisk>(draft.memory)) {
+    request = detail::for_disk(std::move(request));
+  }
+  auto spec = detail::make_spec(request);
+  auto regions = std::visit(MakeRegions{spec, *draft.source}, draft.memory);
+  return detail::make_layout(std::move(spec), std::move(regions), draft.source);
+}
+
+}  // namespace
+
+PhysicalLayoutBuilder<false, false, false> PhysicalLayout::builder(
+    std::shared_ptr<memory::MemorySource> source) {
+  auto draft = std::make_shared<LayoutDraft>();
+  draft->source = std::move(source);
+  return PhysicalLayoutBuilder<false, false, false>(std::move(draft));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<true, K, M> PhysicalLayoutBuilder<C, K, M>::config(
+    LayoutConfig const& config) const
+  requires(!C)
+{
+  return PhysicalLayoutBuilder<true, K, M>(
+      changed(draft_, [&](LayoutDraft& copy) { copy.config = config; }));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, true, M> PhysicalLayoutBuilder<C, K, M>::fully_contiguous() const
+  requires(!K)
+{
+  return PhysicalLayoutBuilder<C, true, M>(
+      with_kind(draft_, LayoutKind::FullyContiguous, BlockDimension::First, std::nullopt));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, true, M> PhysicalLayoutBuilder<C, K, M>::fully_contiguous(
+    KvBlockLayout const& format) const
+  requires(!K)
+{
+  return PhysicalLayoutBuilder<C, true, M>(
+      with_kind(draft_, LayoutKind::FullyContiguous, BlockDimension::First, format));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, true, M> PhysicalLayoutBuilder<C, K, M>::layer_separate(
+    BlockDimension dimension) const
+  requires(!K)
+{
+  return PhysicalLayoutBuilder<C, true, M>(
+      with_kind(draft_, LayoutKind::LayerSeparate, dimension, std::nullopt));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, true, M> PhysicalLayoutBuilder<C, K, M>::layer_separate(
+    BlockDimension dimension, KvBlockLayout const& format) const
+  requires(!K)
+{
+  return PhysicalLayoutBuilder<C, true, M>(
+      with_kind(draft_, LayoutKind::LayerSeparate, dimension, format));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, true, M> PhysicalLayoutBuilder<C, K, M>::layer_separate(
+    KvDimLayout const& tensor) const
+  requires(!K)
+{
+  return PhysicalLayoutBuilder<C, true, M>(changed(draft_, [&](LayoutDraft& copy) {
+    copy.kind = LayoutKind::LayerSeparate;
+    copy.tensor = tensor;
+  }));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_system() const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, Allocate{StorageKind::System, -1}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_pinned(
+    DeviceId near_device) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(
+      with_memory(draft_, Allocate{StorageKind::Pinned, near_device}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_device(DeviceId id) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, Allocate{StorageKind::Device, id}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_disk() const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_disk(
+    std::filesystem::path const& path) const
+  requires(!M)
+{
+  KVBM_EXPECTS(!path.empty(), InvalidArgument,
+               "allocate_disk: the path is empty; without a path the file is temporary");
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{path}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_object(
+    std::string const& bucket, std::string const& prefix) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateObject{bucket, prefix}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::with_external_regions(
+    std::vector<ExternalRegion> regions) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, std::move(regions)));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::with_external_device_regions(
+    std::vector<ExternalDeviceRegion> regions) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, std::move(regions)));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::with_regions(
+    std::vector<memory::Region> regions) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, std::move(regions)));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayout PhysicalLayoutBuilder<C, K, M>::build() const
+  requires(C && K && M)
+{
+  return build_layout(*draft_);
+}
+
+template class PhysicalLayoutBuilder<false, false, false>;
+template class PhysicalLayoutBuilder<false, false, true>;
+template class PhysicalLayoutBuilder<false, true, false>;
+template class PhysicalLayoutBuilder<false, true, true>;
+template class PhysicalLayoutBuilder<true, false, false>;
+template class PhysicalLayoutBuilder<true, false, true>;
+template class PhysicalLayoutBuilder<true, true, false>;
+template class PhysicalLayoutBuilder<true, true, true>;
+
+}  // namespace kvbm::layout

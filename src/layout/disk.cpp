@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvbm/core/checked.hpp"
+#include "kvbm/core/error.hpp"
+#include "kvbm/layout/descriptor.hpp"
+#include "kvbm/memory/block_file.hpp"
+#include "layout/state.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <random>
+
+namespace kvbm::layout {
+namespace detail {
+namespace {
+
+using memory::BlockFile;
+using memory::ExtentGroup;
+using memory::Region;
+using memory::StorageKind;
+
+/// A name that nobody else uses; create() refuses one that exists.
+std::filesystem::path temporary_path() {
+  std::random_device random;
+  return std::filesystem::temp_directory_path() /
+         fmt::format("kvbm-{}-{:08x}{:08x}", ::getpid(), random(), random());
+}
+
+/// The extents of region `index`, the regions lying one behind the other.
+ExtentGroup group_of(LayoutSpec const& spec, std::uint64_t index) {
+  return {checked_mul(index, spec.geometry.region_bytes), spec.pieces.bytes, spec.pieces.stride,
+          spec.pieces.count};
+}
+
+LayoutDescriptor describe(LayoutSpec const& spec) {
+  LayoutDescriptor descriptor{.config = spec.config,
+                              .kind = spec.kind,
+                              .dimension = spec.dimension,
+                              .format = spec.format,
+                              .tensor = spec.tensor,
+                              .regions = {}};
+  for (std::uint64_t i = 0; i < spec.num_regions(); ++i) {
+    descriptor.regions.push_back(
+        {StorageKind::Disk, -1, group_of(spec, i).file_offset, spec.geometry.region_bytes});
+  }
+  return descriptor;
+}
+
+std::vector<Region> regions_of(LayoutSpec const& spec, std::shared_ptr<BlockFile> const& file) {
+  std::vector<Region> regions;
+  for (std::uint32_t i = 0; i < spec.num_regions(); ++i) {
+    regions.push_back(
+        Region::of_file(file, i, group_of(spec, i).file_offset, spec.geometry.region_bytes));
+  }
+  return regions;
+}
+
+bool same(ExtentGroup const& a, ExtentGroup const& b) {
+  return a.file_offset == b.file_offset && a.extent_bytes == b.extent_bytes &&
+         a.extent_stride == b.extent_stride && a.count == b.count;
+}
+
+}  // namespace
+
+SpecRequest for_disk(SpecRequest request) {
+  KVBM_EXPECTS(!request.tensor, InvalidArgument,
+               fmt::format("allocate_disk: files hold blocks in a format, not engine tensors {}",
+                           request.tensor->to_string()));
+  if (request.config.alignment() < memory::kFileAlignment) {
+    request.config = request.config.with_alignment(memory::kFileAlignment);
+  }
+  return request;
+}
+
+std::vector<Region> create_file(LayoutSpec const& spec, memory::MemorySource& source,
+                                std::filesystem::path const& path) {
+  memory::BlockFileSpec file;
+  file.path = path.empty() ? temporary_path() : path;
+  file.remove_on_close = path.empty();
+  file.metadata = describe(spec).to_json();
+  for (std::uint64_t i = 0; i < spec.num_regions(); ++i) {
+    file.groups.push_back(group_of(spec, i));
+  }
+  return regions_of(spec, BlockFile::create(file, source.disk_io()));
+}
+
+void check_file_region(LayoutSpec const& spec, Region const& region) {
+  auto const& groups = region.file()->groups();
+  KVBM_EXPECTS(region.file_index() < groups.size(), InvalidArgument,
+               fmt::format("{} has {} extent groups, the region names group {}",
+                           region.file()->path().string(), groups.size(), region.file_index()));
+  auto expected = group_of(spec, 0);
+  expected.file_offset = region.file_offset();
+  auto const& found = groups[region.file_index()];
+  KVBM_EXPECTS(
+      region.bytes() >= spec.geometry.region_bytes && same(found, expected), InvalidArgument,
+      fmt::format("extent group {} of {} has {} extents of {} bytes every {} at {}, the "
+                  "layout needs {} of {} every {} at {}",
+                  region.file_index(), region.file()->path().string(), found.count,
+                  found.extent_bytes, found.extent_stride, found.file_offset, expected.count,
+                  expected.extent_bytes, expected.extent_stride, expected.file_offset));
+}
+
+}  // namespace detail
+
+PhysicalLayout PhysicalLayout::open_disk(std::shared_ptr<memory::MemorySource> source,
+                                         std::filesystem::path const& path, memory::OpenMode mode) {
+  KVBM_EXPECTS(source != nullptr, InvalidArgument,
+               "PhysicalLayout::open_disk needs a memory source, got null");
+  auto const file = memory::BlockFile::open(path, mode, source->disk_io());
+  auto const refuse = [&](std::string const& why) {
+    throw CorruptError(
+        fmt::format("{}: the manifest's layout descriptor is bad: {}", path.string(), why));
+  };
+  try {
+    auto const descriptor = LayoutDescriptor::from_json(file->metadata());
+    auto spec = detail::make_spec({descriptor.config, descriptor.kind, descriptor.dimension,
+                                   descriptor.format, descriptor.tensor});
+    if (descriptor.tensor || descriptor.regions != detail::describe(spec).regions) {
+      refuse("its regions are not those of a file");
+    }
+    auto const& groups = file->groups();
+    for (std::size_t i = 0; i < descriptor.regions.size(); ++i) {
+      if (groups.size() != descriptor.regions.size() ||
+          !detail::same(groups[i], detail::group_of(spec, i))) {
+        refuse(fmt::format("it does not fit the file's {} extent groups", groups.size()));
+      }
+    }
+    auto regions = detail::regions_of(spec, file);
+    return detail::make_layout(std::move(spec), std::move(regions), std::move(source));
+  } catch (CorruptError const&) { throw; } catch (Error const& error) {
+    if (error.code() == ErrorCode::VersionMismatch) {
+      throw Error(error.code(), fmt::format("{}: {}", path.string(), error.what()));
+    }
+    refuse(error.what());
+    throw;
+  }
+}
+
+}  // namespace kvbm::layout
