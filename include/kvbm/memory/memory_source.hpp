@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -18,8 +19,8 @@ inline constexpr std::uint64_t kRegionAlignment = 512;
 
 /// One allocation.
 struct AllocationRequest {
-  StorageKind kind = StorageKind::System;  ///< System, Pinned or Device
-  std::uint64_t bytes = 0;                 ///< >= 1
+  StorageKind kind = StorageKind::System;      ///< System, Pinned or Device
+  std::uint64_t bytes = 0;                     ///< >= 1
   std::uint64_t alignment = kRegionAlignment;  ///< power of two; raised to kRegionAlignment
   DeviceId device_id = -1;  ///< Device: its id. Pinned: place near this device; -1 = anywhere
 };
@@ -29,6 +30,14 @@ struct PointerInfo {
   StorageKind kind = StorageKind::System;
   DeviceId device_id = -1;
   std::uint64_t bytes_left = 0;  ///< bytes from the pointer to the allocation's end; 0 = unknown
+};
+
+/// How much of the Pinned memory that a source has handed out is really locked.
+struct PinnedStats {
+  std::uint64_t regions = 0;  ///< live Pinned allocations
+  std::uint64_t bytes = 0;    ///< of them, as mapped (whole pages)
+  std::uint64_t locked_bytes =
+      0;  ///< of these, locked in memory; less where RLIMIT_MEMLOCK refused
 };
 
 /// Where layouts get their memory from. Implementations: HostMemory below (no devices) and the
@@ -54,10 +63,20 @@ class MemorySource {
 
   /// The I/O engine for files.
   [[nodiscard]] virtual std::shared_ptr<DiskIo> disk_io() = 0;
+
+  /// Live Pinned memory of this source; all zero for a source that does not count.
+  [[nodiscard]] virtual PinnedStats pinned_stats() const { return {}; }
 };
+
+/// NUMA node near a device, -1 where unknown.
+using NodeOfDevice = std::function<int(DeviceId)>;
 
 /// System and Pinned memory and files, for use without any device.
 /// Pinned memory is mmap'ed, NUMA-placed where asked, and mlock'ed as far as RLIMIT_MEMLOCK allows.
-std::shared_ptr<MemorySource> make_host_memory_source();
+/// Memory of 2 MiB and more is aligned to 2 MiB and advised for transparent huge pages.
+/// @param node_of_device  node of the AllocationRequest's device; by default the i-th GPU that
+/// sysfs
+///                        lists (see numa.hpp), anywhere on a machine without GPUs or nodes
+std::shared_ptr<MemorySource> make_host_memory_source(NodeOfDevice node_of_device = {});
 
 }  // namespace kvbm::memory

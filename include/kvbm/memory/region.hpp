@@ -27,8 +27,14 @@ class Region {
                           bool host_accessible, std::shared_ptr<void const> keep_alive = {});
 
   /// Bytes [offset, offset + bytes) of `file`; `index` is the file's extent group (one a region).
+  /// @throws Error(InvalidArgument) null file, zero bytes; Error(OutOfRange) no such group;
+  ///         Error(Overflow) offset + bytes too large
   static Region of_file(std::shared_ptr<BlockFile> file, std::uint32_t index, std::uint64_t offset,
                         std::uint64_t bytes);
+
+  /// Bytes [offset, offset + bytes) of this region, sharing ownership.
+  /// @throws Error(OutOfRange) beyond the end; Error(InvalidArgument) zero bytes
+  [[nodiscard]] Region subregion(std::uint64_t offset, std::uint64_t bytes) const;
 
   [[nodiscard]] StorageKind kind() const noexcept { return kind_; }
   /// Address of the first byte; 0 for Disk.

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <utility>
+
+#include "kvbm/core/error.hpp"
+#include "kvbm/core/log.hpp"
+#include "kvbm/memory/disk_io.hpp"
+#include "memory/block_file_impl.hpp"
+
+namespace kvbm::memory {
+namespace {
+
+std::uint64_t random_number() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32U | device();
+}
+
+std::string describe_holder(FileHandle const& file, std::filesystem::path const& path) {
+  std::ifstream locks("/proc/locks");
+  std::string const text{std::istreambuf_iterator<char>(locks), std::istreambuf_iterator<char>()};
+  auto const pid = find_lock_holder(text, file.status(path));
+  return pid ? fmt::format("process {}{}", *pid, *pid == getpid() ? " (this one)" : "")
+             : "another process";
+}
+
+// The lock belongs to the open file, so a second opener in this process is refused as well.
+void lock_file(FileHandle const& file, std::filesystem::path const& path, OpenMode mode) {
+  int const how = mode == OpenMode::ReadWrite ? LOCK_EX : LOCK_SH;
+  int error = 0;
+  do {
+    error = flock(file.fd(), how | LOCK_NB) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  if (error == EWOULDBLOCK) {
+    throw_error(ErrorCode::Busy,
+                fmt::format("{}: in use by {}; close it there or choose another path",
+                            path.string(), describe_holder(file, path)),
+                error);
+  }
+  if (error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP) {
+    log::write(log::Level::Warning,
+               fmt::format("{}: the file system has no locks ({}): nothing keeps a second process "
+                           "from writing",
+                           path.string(), describe_errno(error)));
+    return;
+  }
+  if (error != 0) { throw_io(path, "flock", error); }
+}
+
+// A file system may take O_DIRECT at open() and refuse it at the first read.
+int try_direct_read(FileHandle const& file) {
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }  // NOLINT(*-no-malloc)
+  };
+  std::unique_ptr<void, Free> const page(std::aligned_alloc(kFileAlignment, kFileAlignment));
+  if (page == nullptr) { return ENOMEM; }
+  return file.read_at({static_cast<std::byte*>(page.get()), kFileAlignment}, 0);
+}
+
+void open_direct(DataFile& data, std::filesystem::path const& path, OpenMode mode,
+                 bool allow_direct) {
+  if (!allow_direct) {
+    data.direct_reason = "not asked for";
+    return;
+  }
+  int error = 0;
+  int const access = mode == OpenMode::ReadWrite ? O_RDWR : O_RDONLY;
+  data.direct = FileHandle::try_open(path, access | O_DIRECT, error);
+  if (error != 0) {
+    data.direct_reason = fmt::format("open with O_DIRECT: {}", describe_errno(error));
+    return;
+  }
+  error = try_direct_read(data.direct);
+  if (error != 0) {
+    data.direct.close();
+    data.direct_reason = fmt::format("read with O_DIRECT: {}", describe_errno(error));
+    return;
+  }
+  data.direct_reason = "O_DIRECT";
+}
+
+std::string read_manifest_text(std::filesystem::path const& path) {
+  FileHandle const file = FileHandle::open(path, O_RDONLY);
+  auto const bytes = static_cast<std::uint64_t>(file.status(path).st_size);
+  if (bytes > kMaxManifestBytes) {
+    throw CorruptError(fmt::format("{}: damaged manifest: {} bytes, at most {} are read",
+                                   path.string(), bytes, kMaxManifestBytes));
+  }
+  std::string text(bytes, '\0');
+  int const error = file.read_at(std::as_writable_bytes(std::span(text)), 0);
+  if (error != 0) { throw_io(path, "read", error); }
+  return text;
+}
+
+// Renames without replacing where the file system can; elsewhere the caller has looked before.
+int rename_new(std::filesystem::path const& from, std::filesystem::path const& to) {
+  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) { return 0; }
+  if (errno != EINVAL && errno != ENOSYS) { return errno; }
+  return std::rename(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+}
+
+// Atomic: the name appears with all of its content on the disk, or not at all.
+void write_manifest(std::filesystem::path const& path, std::string const& text, bool durable) {
+  std::filesystem::path const temporary =
+      with_suffix(path, fmt::format(".{:016x}", random_number()));
+  FileHandle const file = FileHandle::open(temporary, O_CREAT | O_EXCL | O_WRONLY);
+  FileRemover undo(temporary);
+  int error = file.write_at(std::as_bytes(std::span(text)), 0);
+  if (error == 0 && durable && fsync(file.fd()) != 0) { error = errno; }
+  if (error != 0) { throw_io(temporary, "write", error); }
+  error = rename_new(temporary, path);
+  if (error != 0) { throw_io(path, "rename", error); }
+  undo.keep();
+}
+
+void refuse_existing(BlockFilePaths const& paths) {
+  for (auto const* path : {&paths.data, &paths.table, &paths.manifest}) {
+    std::error_code ignored;
+    if (std::filesystem::symlink_status(*path, ignored).type() !=
+        std::filesystem::file_type::not_found) {
+      bool const torn =
+          path == &paths.data && !std::filesystem::exists(paths.manifest, ignored) && !ignored;
+      if (ignored) { return; }  // not even a look is possible: creating will say why
+      throw_error(ErrorCode::AlreadyExists,
+                  fmt::format("{}: exists already{}", path->string(),
+                              torn ? " without a manifest: not a block file, or left by a creation "
+                                     "that was cut short; remove it or choose another path"
+                                   : "; open it, or remove it first"),
+                  EEXIST);
+    }
+  }
+}
+
+void require_io(std::shared_ptr<DiskIo> const& io) {
+  KVBM_EXPECTS(io != nullptr, InvalidArgument, "a block file without an I/O engine");
+}
+
+}  // namespace
+
+std::shared_ptr<BlockFile> BlockFile::create(BlockFileSpec const& spec,
+                                             std::shared_ptr<DiskIo> io) {
+  require_io(io);
+  FileGeometry const geometry = check_groups(spec.groups);
+  Manifest manifest{random_number(), spec.groups, spec.metadata};
+  std::string const text = encode_manifest(manifest);
+  BlockFilePaths paths(spec.path);
+  refuse_existing(paths);
+
+  DataFile data;
+  data.buffered = FileHandle::open(paths.data, O_CREAT | O_EXCL | O_RDWR);
+  FileRemover undo_data(paths.data);
+  lock_file(data.buffered, paths.data, OpenMode::ReadWrite);
+  int const error = data.buffered.preallocate(geometry.data_bytes);
+  if (error != 0) {
+    throw_io(paths.data, fmt::format("preallocate {} bytes", geometry.data_bytes), error);
+  }
+  open_direct(data, paths.data, OpenMode::ReadWrite, io->options().allow_direct);
+
+  FileHandle table_file = FileHandle::open(paths.table, O_CREAT | O_EXCL | O_RDWR);
+  FileRemover undo_table(paths.table);
+  ExtentTable table =
+      ExtentTable::create(std::move(table_file), paths.table, manifest.id, geometry.num_extents);
+  // A temporary file need not survive power loss.
+  bool const durable = !spec.remove_on_close;
+  if (durable) {
+    if (fsync(data.buffered.fd()) != 0) { throw_io(paths.data, "fsync", errno); }
+    if (int const failed = table.sync(); failed != 0) { throw_io(paths.table, "fsync", failed); }
+  }
+
+  // Last: a file with a manifest is complete.
+  write_manifest(paths.manifest, text, durable);
+  FileRemover undo_manifest(paths.manifest);
+  if (int const failed = durable ? sync_folder_of(paths.data) : 0; failed != 0) {
+    throw_io(paths.data, "fsync of its folder", failed);
+  }
+  auto impl = std::make_unique<Impl>(std::move(paths), OpenMode::ReadWrite, std::move(manifest),
+                                     std::move(data), std::move(table), std::move(io),
+                                     spec.remove_on_close);
+  std::shared_ptr<BlockFile> file(new BlockFile(std::move(impl)));  // private constructor
+  undo_manifest.keep();
+  undo_table.keep();
+  undo_data.keep();
+  return file;
+}
+
+std::shared_ptr<BlockFile> BlockFile::open(std::filesystem::path const& path, OpenMode mode,
+                                           std::shared_ptr<DiskIo> io) {
+  require_io(io);
+  BlockFilePaths paths(path);
+  int const access = mode == OpenMode::ReadWrite ? O_RDWR : O_RDONLY;
+  DataFile data;
+  // Not blocking: a pipe of that name must not stop us.
+  data.buffered = FileHandle::open(paths.data, access | O_NONBLOCK);
+  struct stat const status = data.buffered.status(paths.data);
+  KVBM_EXPECTS(S_ISREG(status.st_mode), InvalidArgument,
+               fmt::format("{}: not a regular file", paths.data.string()));
+  lock_file(data.buffered, paths.data, mode);
+
+  Manifest manifest = decode_manifest(read_manifest_text(paths.manifest), paths.manifest.string());
+  FileGeometry const geometry = check_groups(manifest.groups);
+  // Under the lock: a creator may just have extended it.
+  auto const bytes = static_cast<std::uint64_t>(data.buffered.status(paths.data).st_size);
+  if (bytes < geometry.data_bytes) {
+    throw CorruptError(fmt::format("{}: truncated: {} bytes, its manifest promises {}",
+                                   paths.data.string(), bytes, geometry.data_bytes));
+  }
+  open_direct(data, paths.data, mode, io->options().allow_direct);
+
+  int error = 0;
+  FileHandle table_file = FileHandle::try_open(paths.table, access, error);
+  if (error == ENOENT) {
+    throw CorruptError(fmt::format("{}: missing: nothing in {} can be verified",
+                                   paths.table.string(), paths.data.string()));
+  }
+  if (error != 0) { throw_io(paths.table, "open", error); }
+  ExtentTable table =
+      ExtentTable::load(std::move(table_file), paths.table, manifest.id, geometry.num_extents);
+
+  auto impl = std::make_unique<Impl>(std::move(paths), mode, std::move(manifest), std::move(data),
+                                     std::move(table), std::move(io), false);
+  return std::shared_ptr<BlockFile>(new BlockFile(std::move(impl)));  // private constructor
+}
+
+}  // namespace kvbm::memory

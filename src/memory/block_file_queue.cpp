@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "kvbm/core/error.hpp"
+#include "kvbm/memory/disk_io.hpp"
+#include "memory/block_file_impl.hpp"
+
+namespace kvbm::memory {
+
+// Started extents are entries; neighbours in file and memory share a request. All vectors keep
+// their capacity, so that a queue in steady use allocates only the result of finish().
+class BlockFile::Queue::Impl {
+ public:
+  explicit Impl(std::shared_ptr<DiskIo> io) : io_(std::move(io)) {
+    KVBM_EXPECTS(io_ != nullptr, InvalidArgument, "a queue without an I/O engine");
+    queue_ = io_->make_queue();
+  }
+
+  void start(DiskRequest::Op op, std::shared_ptr<BlockFile> const& file,
+             std::span<ExtentIo const> extents) {
+    std::size_t const first = append(op, file, extents);
+    if (op == DiskRequest::Op::Write) {
+      start_writes(first);
+    } else {
+      start_reads(first);
+    }
+    flush();
+  }
+
+  std::vector<std::exception_ptr> finish() {
+    complete_requests();
+    retry_shared();
+    store_records();
+    std::vector<std::exception_ptr> results(entries_.size());
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      Entry& entry = entries_[i];
+      if (entry.error != nullptr && entry.op == DiskRequest::Op::Read) {
+        std::memset(entry.io.memory, 0, entry.bytes);
+      }
+      results[i] = std::move(entry.error);
+    }
+    entries_.clear();
+    files_.clear();
+    return results;
+  }
+
+  void register_buffer(std::span<std::byte> buffer) { queue_->register_buffer(buffer); }
+  [[nodiscard]] std::size_t num_started() const noexcept { return entries_.size(); }
+
+ private:
+  struct Entry {
+    BlockFile::Impl* file = nullptr;
+    DiskRequest::Op op = DiskRequest::Op::Read;
+    ExtentIo io;
+    std::uint64_t record = 0;
+    std::uint64_t bytes = 0;
+    Checksum checksum;  // Write: of the data; Read: what it must be
+    std::exception_ptr error;
+  };
+  struct EntryRange {
+    std::size_t first = 0;
+    std::size_t count = 0;
+  };
+
+  // All or nothing: what throws here leaves the queue as it was.
+  std::size_t append(DiskRequest::Op op, std::shared_ptr<BlockFile> const& file,
+                     std::span<ExtentIo const> extents) {
+    KVBM_EXPECTS(file != nullptr, InvalidArgument, "I/O on no file");
+    BlockFile::Impl& impl = *file->impl_;
+    KVBM_EXPECTS(op == DiskRequest::Op::Read || impl.mode_ == OpenMode::ReadWrite, InvalidArgument,
+                 fmt::format("{} was opened read-only", impl.paths_.data.string()));
+    std::size_t const first = entries_.size();
+    try {
+      for (auto const& io : extents) {
+        std::uint64_t const record = impl.record_of(io.group, io.extent);
+        std::uint64_t const bytes = impl.manifest_.groups[io.group].extent_bytes;
+        KVBM_EXPECTS(io.memory != nullptr && io.memory_bytes >= bytes, InvalidArgument,
+                     fmt::format("{}: {} bytes of memory at {}, the extent has {}",
+                                 impl.name_of(io.group, io.extent), io.memory_bytes,
+                                 static_cast<void const*>(io.memory), bytes));
+        entries_.push_back({&impl, op, io, record, bytes, {}, nullptr});
+      }
+      if (std::find(files_.begin(), files_.end(), file) == files_.end()) { files_.push_back(file); }
+    } catch (...) {
+      entries_.resize(first);
+      throw;
+    }
+    return first;
+  }
+
+  void start_writes(std::size_t first) {
+    if (first == entries_.size()) { return; }
+    BlockFile::Impl* const file = entries_[first].file;
+    records_.clear();
+    for (std::size_t i = first; i < entries_.size(); ++i) {
+      records_.push_back(entries_[i].record);
+    }
+    int const error = file->table_.mark_writing(records_);
+    for (std::size_t i = first; i < entries_.size(); ++i) {
+      Entry& entry = entries_[i];
+      if (error != 0) {
+        entry.error = make_io_error(entry, error, file->paths_.table.string() + ": ");
+        continue;
+      }
+      entry.checksum = checksum_bytes(entry.io.memory, entry.bytes);
+      push(i);
+    }
+  }
+
+  void start_reads(std::size_t first) {
+    for (std::size_t i = first; i < entries_.size(); ++i) {
+      Entry& entry = entries_[i];
+      auto const known = entry.file->table_.find(entry.record);
+      entry.checksum = known.checksum;
+      if (known.state == ExtentState::Valid) {
+        push(i);
+      } else if (known.state == ExtentState::Damaged) {
+        entry.error = std::make_exception_ptr(
+            CorruptError(fmt::format("{}: its record in {} is damaged; write it again",
+                                     name_of(entry), entry.file->paths_.table.string())));
+      } else {
+        bool const torn = known.state == ExtentState::Writing;
+        entry.error = std::make_exception_ptr(
+            Error(ErrorCode::NotFound,
+                  fmt::format("{} {}", name_of(entry),
+                              torn ? "was never completely written" : "was never written")));
+      }
+    }
+  }
+
+  // Adds the request of one entry, or lengthens the one before it.
+  void push(std::size_t index) {
+    Entry const& entry = entries_[index];
+    DiskRequest const request = entry.file->make_request(entry.op, entry.io);
+    if (!pending_.empty()) {
+      DiskRequest& last = pending_.back();
+      EntryRange& range = ranges_.back();
+      bool const neighbour = last.op == request.op && last.fd == request.fd &&
+                             last.offset + last.bytes == request.offset &&
+                             last.memory + last.bytes == request.memory &&
+                             range.first + range.count == index &&
+                             last.bytes + request.bytes <= kDiskChunkBytes;
+      if (neighbour) {
+        last.bytes += request.bytes;
+        ++range.count;
+        return;
+      }
+      // The device works on these while the next ones are checksummed.
+      pending_bytes_ += last.bytes;
+      if (pending_bytes_ >= kFlushBytes || pending_.size() >= kFlushRequests) { flush(); }
+    }
+    pending_.push_back(request);
+    ranges_.push_back({index, 1});
+  }
+
+  void flush() {
+    if (!pending_.empty()) { queue_->start(pending_); }
+    pending_.clear();
+    pending_bytes_ = 0;
+  }
+
+  void complete_requests() {
+    shared_failures_.clear();
+    for (;;) {
+      done_.clear();
+      if (queue_->wait_some(done_) == 0) { break; }
+      for (auto const& completion : done_) {
+        complete(ranges_[completion.request], completion.error);
+      }
+    }
+    static_cast<void>(queue_->finish());
+    ranges_.clear();
+  }
+
+  void complete(EntryRange range, int error) {
+    if (error != 0 && range.count > 1) {
+      shared_failures_.push_back(range);
+      return;
+    }
+    for (std::size_t i = range.first; i < range.first + range.count; ++i) {
+      Entry& entry = entries_[i];
+      if (error != 0) {
+        entry.error = make_io_error(entry, error, "");
+      } else if (entry.op == DiskRequest::Op::Read) {
+        verify(entry);
+      }
+    }
+  }
+
+  // One bad sector must not cost its neighbours: what failed together is tried one by one.
+  void retry_shared() {
+    if (shared_failures_.empty()) { return; }
+    retries_.swap(shared_failures_);
+    for (auto const& range : retries_) {
+      for (std::size_t i = range.first; i < range.first + range.count; ++i) {
+        Entry const& entry = entries_[i];
+        pending_.push_back(entry.file->make_request(entry.op, entry.io));
+        ranges_.push_back({i, 1});
+      }
+    }
+    flush();
+    complete_requests();
+  }
+
+  static void verify(Entry& entry) {
+    Checksum const found = checksum_bytes(entry.io.memory, entry.bytes);
+    if (found == entry.checksum) { return; }
+    ExtentGroup const& group = entry.file->manifest_.groups[entry.io.group];
+    entry.error = std::make_exception_ptr(CorruptError(
+        fmt::format("{} (bytes {} to {}) is damaged: checksum {}, expected {}", name_of(entry),
+                    group.file_offset + entry.io.extent * group.extent_stride,
+                    group.file_offset + entry.io.extent * group.extent_stride + entry.bytes,
+                    to_string(found), to_string(entry.checksum))));
+  }
+
+  void store_records() {
+    for (auto const& file : files_) {
+      written_.clear();
+      for (auto const& entry : entries_) {
+        if (entry.file == file->impl_.get() && entry.op == DiskRequest::Op::Write &&
+            entry.error == nullptr) {
+          written_.push_back({entry.record, entry.checksum});
+        }
+      }
+      if (written_.empty()) { continue; }
+      int const error = file->impl_->table_.mark_valid(written_);
+      if (error != 0) { fail_writes(*file->impl_, error); }
+    }
+  }
+
+  void fail_writes(BlockFile::Impl const& file, int error) {
+    for (auto& entry : entries_) {
+      if (entry.file == &file && entry.op == DiskRequest::Op::Write && entry.error == nullptr) {
+        entry.error = make_io_error(entry, error, file.paths_.table.string() + ": ");
+      }
+    }
+  }
+
+  static std::string name_of(Entry const& entry) {
+    return entry.file->name_of(entry.io.group, entry.io.extent);
+  }
+
+  static std::exception_ptr make_io_error(Entry const& entry, int error, std::string const& where) {
+    bool const reading = entry.op == DiskRequest::Op::Read;
+    return std::make_exception_ptr(
+        Error(ErrorCode::Io,
+              fmt::format("{}: {}{} of {} bytes: {}", name_of(entry), where,
+                          reading ? "read" : "write", entry.bytes, describe_errno(error)),
+              error));
+  }
+
+  static constexpr std::uint64_t kFlushBytes = std::uint64_t{2} << 20;
+  static constexpr std::size_t kFlushRequests = 32;
+
+  std::shared_ptr<DiskIo> io_;
+  std::vector<std::shared_ptr<BlockFile>> files_;  // keep the entries' files alive
+  std::vector<Entry> entries_;
+  std::vector<DiskRequest> pending_;  // not given to queue_ yet
+  std::uint64_t pending_bytes_ = 0;
+  std::vector<EntryRange> ranges_;  // a request of queue_: its entries
+  std::vector<EntryRange> shared_failures_;
+  std::vector<EntryRange> retries_;
+  std::vector<DiskCompletion> done_;
+  std::vector<std::uint64_t> records_;
+  std::vector<ExtentTable::Written> written_;
+  // Last: gone before anything that its requests touch.
+  std::unique_ptr<DiskQueue> queue_;
+};
+
+BlockFile::Queue::Queue(std::shared_ptr<DiskIo> io)
+    : impl_(std::make_unique<Impl>(std::move(io))) {}
+
+BlockFile::Queue::~Queue() = default;
+
+void BlockFile::Queue::start_write(std::shared_ptr<BlockFile> const& file,
+                                   std::span<ExtentIo const> extents) {
+  impl_->start(DiskRequest::Op::Write, file, extents);
+}
+
+void BlockFile::Queue::start_read(std::shared_ptr<BlockFile> const& file,
+                                  std::span<ExtentIo const> extents) {
+  impl_->start(DiskRequest::Op::Read, file, extents);
+}
+
+std::vector<std::exception_ptr> BlockFile::Queue::finish() { return impl_->finish(); }
+
+void BlockFile::Queue::register_buffer(std::span<std::byte> buffer) {
+  impl_->register_buffer(buffer);
+}
+
+std::size_t BlockFile::Queue::num_started() const noexcept { return impl_->num_started(); }
+
+}  // namespace kvbm::memory

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvbm/memory/region.hpp"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <utility>
+
+#include "kvbm/core/checked.hpp"
+#include "kvbm/core/error.hpp"
+#include "kvbm/memory/block_file.hpp"
+
+namespace kvbm::memory {
+
+Region Region::of_memory(StorageKind kind, void* address, std::uint64_t bytes, DeviceId device_id,
+                         bool host_accessible, std::shared_ptr<void const> keep_alive) {
+  KVBM_EXPECTS(is_memory(kind), InvalidArgument,
+               fmt::format("a region at an address cannot be of kind {}: use System, Pinned or "
+                           "Device",
+                           to_string(kind)));
+  KVBM_EXPECTS(bytes > 0, InvalidArgument, "a region of 0 bytes");
+  KVBM_EXPECTS(address != nullptr, InvalidArgument,
+               fmt::format("a region of {} bytes at a null address", bytes));
+  auto const begin = reinterpret_cast<std::uintptr_t>(address);
+  KVBM_EXPECTS(
+      bytes <= std::numeric_limits<std::uintptr_t>::max() - begin, Overflow,
+      fmt::format("a region of {} bytes at {:#x} wraps around the address space", bytes, begin));
+  Region region;
+  region.kind_ = kind;
+  region.address_ = begin;
+  region.bytes_ = bytes;
+  region.device_id_ = device_id;
+  region.host_accessible_ = host_accessible;
+  region.keep_alive_ = std::move(keep_alive);
+  return region;
+}
+
+Region Region::of_file(std::shared_ptr<BlockFile> file, std::uint32_t index, std::uint64_t offset,
+                       std::uint64_t bytes) {
+  KVBM_EXPECTS(file != nullptr, InvalidArgument, "a Disk region without a file");
+  KVBM_EXPECTS(bytes > 0, InvalidArgument,
+               fmt::format("a region of 0 bytes in {}", file->path().string()));
+  KVBM_EXPECTS(index < file->groups().size(), OutOfRange,
+               fmt::format("extent group {} of {} in {}", index, file->groups().size(),
+                           file->path().string()));
+  checked_add(offset, bytes);
+  Region region;
+  region.kind_ = StorageKind::Disk;
+  region.bytes_ = bytes;
+  region.file_ = std::move(file);
+  region.file_index_ = index;
+  region.file_offset_ = offset;
+  return region;
+}
+
+Region Region::subregion(std::uint64_t offset, std::uint64_t bytes) const {
+  KVBM_EXPECTS(bytes > 0, InvalidArgument, "a subregion of 0 bytes");
+  KVBM_EXPECTS(offset <= bytes_ && bytes <= bytes_ - offset, OutOfRange,
+               fmt::format("{} bytes at offset {} of a region of {} bytes", bytes, offset, bytes_));
+  Region part = *this;
+  part.bytes_ = bytes;
+  if (is_memory(kind_)) {
+    part.address_ += offset;
+  } else {
+    part.file_offset_ += offset;
+  }
+  return part;
+}
+
+std::byte* Region::host_data() const noexcept {
+  return host_accessible_ ? reinterpret_cast<std::byte*>(address_) : nullptr;
+}
+
+}  // namespace kvbm::memory
