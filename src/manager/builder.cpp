@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "kvbm/core/error.hpp"
+#include "manager/manager_impl.hpp"
+
+namespace kvbm::manager {
+
+struct TransferManager::Builder::Draft {
+  transfer::ContextOptions options;
+  std::vector<std::string> nixl_backends;
+  std::optional<DeviceId> cuda_device_id;
+  unsigned num_host_devices = 1;
+  device::HostDeviceOptions host_device;
+  std::shared_ptr<memory::DiskIo> disk_io;
+};
+
+TransferManager::Builder TransferManager::builder() { return {}; }
+
+TransferManager::Builder::Builder() : draft_(std::make_unique<Draft>()) {}
+TransferManager::Builder::~Builder() = default;
+TransferManager::Builder::Builder(Builder&&) noexcept = default;
+TransferManager::Builder& TransferManager::Builder::operator=(Builder&&) noexcept = default;
+
+using Builder = TransferManager::Builder;
+
+Builder& Builder::nixl_backend(std::string name, std::map<std::string, std::string> parameters) {
+  static_cast<void>(parameters);
+  draft_->nixl_backends.push_back(std::move(name));
+  return *this;
+}
+
+Builder& Builder::cuda_device_id(DeviceId id) {
+  draft_->cuda_device_id = id;
+  return *this;
+}
+
+Builder& Builder::host_device(unsigned count, std::uint64_t memory_bytes) {
+  draft_->num_host_devices = count;
+  draft_->host_device.memory_bytes = memory_bytes;
+  return *this;
+}
+
+Builder& Builder::devices(std::vector<device::DevicePtr> devices) {
+  draft_->options.devices = std::move(devices);
+  return *this;
+}
+
+Builder& Builder::cuda_pool_reserve_size(std::uint64_t bytes) {
+  draft_->options.pool_reserve_bytes = bytes;
+  return *this;
+}
+
+Builder& Builder::cuda_pool_release_threshold(std::optional<std::uint64_t> bytes) {
+  draft_->options.pool_release_threshold_bytes = bytes.value_or(~std::uint64_t{0});
+  return *this;
+}
+
+Builder& Builder::capabilities(transfer::TransferCapabilities const& capabilities) {
+  draft_->options.capabilities = capabilities;
+  return *this;
+}
+
+Builder& Builder::preferences(transfer::TransferPreferences const& preferences) {
+  draft_->options.preferences = preferences;
+  return *this;
+}
+
+Builder& Builder::event_system(std::shared_ptr<transfer::EventSystem> system) {
+  draft_->options.event_system = std::move(system);
+  return *this;
+}
+
+Builder& Builder::num_streams(std::size_t h2d, std::size_t d2h) {
+  draft_->options.num_h2d_streams = h2d;
+  draft_->options.num_d2h_streams = d2h;
+  return *this;
+}
+
+Builder& Builder::copy_threads(unsigned count) {
+  draft_->options.copy_engine.num_threads = count;
+  return *this;
+}
+
+Builder& Builder::file_workers(unsigned count) {
+  draft_->options.num_file_workers = count;
+  return *this;
+}
+
+Builder& Builder::staging_bytes(std::uint64_t bytes_per_worker) {
+  draft_->options.staging_bytes_per_worker = bytes_per_worker;
+  return *this;
+}
+
+Builder& Builder::cost_model(transfer::CostModel const& costs) {
+  draft_->options.costs = costs;
+  return *this;
+}
+
+Builder& Builder::disk_io(std::shared_ptr<memory::DiskIo> disk_io) {
+  draft_->disk_io = std::move(disk_io);
+  return *this;
+}
+
+TransferManager Builder::build() {
+  if (!draft_->nixl_backends.empty()) {
+    throw UnsupportedError(
+        fmt::format("nixl_backend(\"{}\"): remote workers are not part of this version",
+                    draft_->nixl_backends.front()));
+  }
+  transfer::ContextOptions options = draft_->options;
+  if (draft_->cuda_device_id) {
+    options.devices.push_back(device::make_cuda_device(*draft_->cuda_device_id));
+  }
+  if (options.devices.empty()) {
+    KVBM_EXPECTS(draft_->num_host_devices >= 1, InvalidArgument,
+                 "host_device(0): a manager needs at least one device");
+    for (unsigned id = 0; id < draft_->num_host_devices; ++id) {
+      options.devices.push_back(
+          device::make_host_device(static_cast<DeviceId>(id), draft_->host_device));
+    }
+  }
+  options.memory_source = device::make_memory_source(options.devices, draft_->disk_io);
+  return TransferManager(std::make_shared<Impl>(std::move(options)));
+}
+
+}  // namespace kvbm::manager

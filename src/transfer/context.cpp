@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvbm/transfer/context.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kvbm/core/error.hpp"
+#include "transfer/context_impl.hpp"
+
+namespace kvbm::transfer {
+namespace {
+
+ContextOptions complete(ContextOptions options) {
+  KVBM_EXPECTS(!options.devices.empty(), InvalidArgument, "a context needs at least one device");
+  KVBM_EXPECTS(std::find(options.devices.begin(), options.devices.end(), nullptr) ==
+                   options.devices.end(),
+               InvalidArgument, "a device is null");
+  KVBM_EXPECTS(options.num_file_workers >= 1, InvalidArgument,
+               "file_workers 0: give at least 1 thread for file transfers");
+  if (options.event_system == nullptr) { options.event_system = EventSystem::create(); }
+  if (options.memory_source == nullptr) {
+    options.memory_source = device::make_memory_source(options.devices);
+  }
+  return options;
+}
+
+}  // namespace
+
+TransferContext::Impl::Impl(ContextOptions options)
+    : options_(complete(std::move(options))),
+      copy_engine_(options_.copy_engine),
+      memory_pool_(options_.devices.front()->create_memory_pool(
+          options_.pool_reserve_bytes, options_.pool_release_threshold_bytes)),
+      file_workers_(std::make_unique<FileWorkers>(
+          options_.num_file_workers, options_.memory_source, options_.staging_bytes_per_worker)) {
+  // D2D work has streams of its own, so that it never queues behind the slower host link.
+  constexpr std::size_t kD2dStreams = 2;
+  for (auto const& device : options_.devices) {
+    streams_.emplace(device->id(),
+                     DeviceStreams{device::StreamPool(*device, "h2d", options_.num_h2d_streams),
+                                   device::StreamPool(*device, "d2h", options_.num_d2h_streams),
+                                   device::StreamPool(*device, "d2d", kD2dStreams)});
+  }
+}
+
+TransferContext::Impl::~Impl() {
+  std::unique_lock lock(mutex_);
+  idle_.wait(lock, [this] { return in_flight_ == 0; });
+}
+
+void TransferContext::Impl::begin_work() {
+  std::lock_guard const lock(mutex_);
+  ++in_flight_;
+}
+
+void TransferContext::Impl::end_work() noexcept {
+  // Notified under the lock: the destructor may free this object as soon as it sees zero.
+  std::lock_guard const lock(mutex_);
+  if (--in_flight_ == 0) { idle_.notify_all(); }
+}
+
+device::StreamPtr TransferContext::Impl::acquire_stream(DeviceId device, Direction direction) {
+  auto const found = streams_.find(device);
+  KVBM_EXPECTS(found != streams_.end(), NotFound,
+               fmt::format("device {} does not belong to this manager", device));
+  DeviceStreams& streams = found->second;
+  switch (direction) {
+    case Direction::HostToDevice: return streams.h2d.acquire();
+    case Direction::DeviceToHost: return streams.d2h.acquire();
+    case Direction::DeviceToDevice: break;
+  }
+  return streams.d2d.acquire();
+}
+
+TransferContext::TransferContext(ContextOptions options)
+    : impl_(std::make_unique<Impl>(std::move(options))) {}
+
+TransferContext::~TransferContext() = default;
+
+device::StreamPtr TransferContext::acquire_h2d_stream() {
+  return impl_->acquire_stream(impl_->first_device(), Direction::HostToDevice);
+}
+
+device::StreamPtr TransferContext::acquire_d2h_stream() {
+  return impl_->acquire_stream(impl_->first_device(), Direction::DeviceToHost);
+}
+
+device::StreamPtr TransferContext::acquire_d2d_stream() {
+  return impl_->acquire_stream(impl_->first_device(), Direction::DeviceToDevice);
+}
+
+device::DevicePtr TransferContext::device(DeviceId id) const {
+  auto const& devices = impl_->options_.devices;
+  auto const found = std::find_if(devices.begin(), devices.end(),
+                                  [id](auto const& device) { return device->id() == id; });
+  KVBM_EXPECTS(found != devices.end(), NotFound,
+               fmt::format("device {} does not belong to this manager", id));
+  return *found;
+}
+
+std::vector<device::DevicePtr> const& TransferContext::devices() const noexcept {
+  return impl_->options_.devices;
+}
+
+std::shared_ptr<EventSystem> const& TransferContext::event_system() const noexcept {
+  return impl_->options_.event_system;
+}
+
+std::shared_ptr<memory::MemorySource> const& TransferContext::memory_source() const noexcept {
+  return impl_->options_.memory_source;
+}
+
+kernels::CopyEngine& TransferContext::copy_engine() noexcept { return impl_->copy_engine_; }
+
+device::MemoryPoolStats TransferContext::memory_pool_stats() const {
+  return impl_->memory_pool_->stats();
+}
+
+ContextOptions const& TransferContext::options() const noexcept { return impl_->options_; }
+
+}  // namespace kvbm::transfer

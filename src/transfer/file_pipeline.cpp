@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transfer/file_pipeline.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "kvbm/core/checked.hpp"
+#include "kvbm/core/error.hpp"
+#include "transfer/file_geometry.hpp"
+
+namespace kvbm::transfer {
+namespace {
+
+using layout::PhysicalLayout;
+using memory::BlockFile;
+
+/// Batches are at least this long, so that a disk is busy while the next one is prepared, and a
+/// transfer is cut into about this many, so that its hops overlap.
+constexpr std::uint64_t kMinBatchBytes = std::uint64_t{4} << 20U;
+constexpr std::size_t kWantedBatches = 8;
+
+std::uint64_t staging_bytes_per_block(PhysicalLayout const& like) {
+  auto const geometry =
+      layout::make_geometry(like.config().with_num_blocks(1), like.kind(), like.block_dimension(),
+                            like.format());
+  return checked_mul(checked_align_up(geometry.region_bytes, memory::kFileAlignment),
+                     like.regions().size());
+}
+
+PhysicalLayout make_staging(PhysicalLayout const& like, std::uint64_t num_blocks,
+                            std::span<std::byte> memory) {
+  auto const config = like.config().with_num_blocks(num_blocks);
+  auto const geometry =
+      layout::make_geometry(config, like.kind(), like.block_dimension(), like.format());
+  std::uint64_t const stride = checked_align_up(geometry.region_bytes, memory::kFileAlignment);
+  std::vector<memory::Region> regions;
+  for (std::size_t i = 0; i < like.regions().size(); ++i) {
+    regions.push_back(memory::Region::of_memory(memory::StorageKind::Pinned,
+                                                memory.subspan(i * stride, stride).data(), stride,
+                                                -1, true));
+  }
+  auto builder = PhysicalLayout::builder(like.source()).config(config);
+  return like.kind() == layout::LayoutKind::FullyContiguous
+             ? builder.fully_contiguous(like.format()).with_regions(std::move(regions)).build()
+             : builder.layer_separate(like.block_dimension(), like.format())
+                   .with_regions(std::move(regions))
+                   .build();
+}
+
+bool is_never_written(std::exception_ptr const& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (Error const& e) {
+    return e.code() == ErrorCode::NotFound;
+  } catch (...) {
+    return false;
+  }
+}
+
+}  // namespace
+
+FilePipeline::FilePipeline(TransferJob& job, FileWorkerResources& resources, Strategy strategy)
+    : job_(job),
+      resources_(resources),
+      layers_(job.state().pair.selection.layers),
+      alive_(job.src_blocks().size(), true) {
+  plan_path(strategy);
+  plan_batches();
+  plan_copies();
+}
+
+void FilePipeline::plan_path(Strategy strategy) {
+  auto const& pair = job_.state().pair;
+  auto const& selection = pair.selection;
+  auto const& bounce = job_.state().bounce;
+  stations_.push_back({pair.src, selection.src_heads, job_.src_blocks(), {}, false});
+  if (strategy == Strategy::StagedFile) {
+    if (bounce && bounce_serves_as_staging(pair, bounce->endpoint.layout)) {
+      add_bounce();
+    } else {
+      bool const match = extents_match(pair);
+      if (reads()) { add_staging(pair.src, selection.src_heads); }
+      if (bounce) { add_bounce(); }
+      bool const to_file = pair.dst.storage_kind() == memory::StorageKind::Disk;
+      if (to_file && !(reads() && match && !bounce)) { add_staging(pair.dst, selection.dst_heads); }
+    }
+  }
+  stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false});
+  shared_staging_ = reads() && writes() && stations_.size() == 3;
+  partial_write_ = writes() && is_partial(pair.dst, layers_, selection.dst_heads);
+
+  PhysicalLayout const& file = reads() ? pair.src : pair.dst;
+  for (std::uint32_t i = 0; i < file.extents_per_block(); ++i) {
+    IndexRange const covered = file.extent_layers(i);
+    if (covered.begin < layers_.end && layers_.begin < covered.end) { extents_.push_back(i); }
+  }
+}
+
+void FilePipeline::add_staging(PhysicalLayout const& like, IndexRange heads) {
+  stations_.push_back({like, heads, {}, {}, true});
+}
+
+void FilePipeline::add_bounce() {
+  auto const& bounce = *job_.state().bounce;
+  auto const& selection = job_.state().pair.selection;
+  bool const like_src =
+      bounce.endpoint.layout.geometry().extents == job_.state().pair.src.geometry().extents;
+  std::size_t const half = (bounce.block_ids.size() + 1) / 2;
+  Station station{bounce.endpoint.layout, like_src ? selection.src_heads : selection.dst_heads,
+                  {}, {}, false};
+  auto const middle = bounce.block_ids.begin() + static_cast<std::ptrdiff_t>(half);
+  station.halves[0].assign(bounce.block_ids.begin(), middle);
+  station.halves[1].assign(middle, bounce.block_ids.end());
+  stations_.push_back(std::move(station));
+}
+
+void FilePipeline::plan_batches() {
+  std::size_t const num_blocks = job_.src_blocks().size();
+  std::uint64_t per_block = job_.state().plan.bytes_per_block;
+  std::size_t num_stagings = 0;
+  for (auto const& station : stations_) {
+    if (!station.is_padded) { continue; }
+    ++num_stagings;
+    per_block = std::max(per_block, staging_bytes_per_block(station.layout));
+  }
+  num_halves_ = num_blocks > 1 ? 2 : 1;
+  std::size_t const wanted = (num_blocks + kWantedBatches - 1) / kWantedBatches;
+  std::size_t const at_least = std::max<std::size_t>(1, kMinBatchBytes / per_block);
+  std::size_t const at_most = std::max<std::size_t>(
+      1, resources_.staging_bytes() / std::max<std::size_t>(1, num_stagings) / 2 / per_block);
+  batch_blocks_ = std::min({std::max(wanted, at_least), at_most, num_blocks});
+  for (auto const& station : stations_) {
+    if (station.halves[0].empty()) { continue; }  // only the bounce buffer has blocks by now
+    if (station.halves[1].empty()) { num_halves_ = 1; }
+    batch_blocks_ = std::min(batch_blocks_, num_halves_ == 1 ? station.halves[0].size()
+                                                             : station.halves[1].size());
+  }
+  allocate_staging();
+}
+
+void FilePipeline::allocate_staging() {
+  std::uint64_t const num_blocks = num_halves_ * batch_blocks_;
+  std::uint64_t total = 0;
+  std::vector<std::uint64_t> offsets;
+  for (auto const& station : stations_) {
+    if (!station.is_padded) { continue; }
+    offsets.push_back(total);
+    total = checked_add(total, checked_mul(staging_bytes_per_block(station.layout), num_blocks));
+  }
+  if (offsets.empty()) { return; }
+  auto const memory = resources_.staging(total);
+  auto offset = offsets.begin();
+  for (auto& station : stations_) {
+    if (!station.is_padded) { continue; }
+    station.layout = make_staging(station.layout, num_blocks, memory.subspan(*offset++));
+    for (std::size_t half = 0; half < num_halves_; ++half) {
+      for (std::size_t i = 0; i < batch_blocks_; ++i) {
+        station.halves[half].push_back(static_cast<BlockId>(half * batch_blocks_ + i));
+      }
+    }
+  }
+}
+
+void FilePipeline::plan_copies() {
+  std::size_t const first = reads() ? 1 : 0;
+  std::size_t const last = stations_.size() - (writes() ? 2 : 1);
+  for (std::size_t i = first; i < last; ++i) {
+    Station const& from = stations_[i];
+    Station const& to = stations_[i + 1];
+    copies_.emplace_back(lower(from.layout, to.layout, {layers_, from.heads, to.heads}),
+                         from.layout, to.layout);
+  }
+}
+
+std::optional<FilePipeline::Batch> FilePipeline::batch(std::size_t number) const {
+  std::size_t const first = number * batch_blocks_;
+  std::size_t const num_blocks = job_.src_blocks().size();
+  if (first >= num_blocks) { return std::nullopt; }
+  return Batch{first, std::min(batch_blocks_, num_blocks - first), number % num_halves_};
+}
+
+std::span<BlockId const> FilePipeline::ids(Station const& station, Batch const& batch) const {
+  return station.list.empty() ? std::span(station.halves[batch.half]).first(batch.count)
+                              : station.list.subspan(batch.first, batch.count);
+}
+
+void FilePipeline::append_extents(Station const& file, Station const& memory, Batch const& batch,
+                                  std::size_t position) {
+  std::size_t const i = position - batch.first;
+  BlockId const file_block = ids(file, batch)[i];
+  BlockId const memory_block = ids(memory, batch)[i];
+  for (std::uint32_t const number : extents_) {
+    auto const stored = file.layout.extent(file_block, number);
+    auto const held = memory.layout.extent(memory_block, number);
+    io_.push_back({file.layout.regions()[stored.region].file_index(), stored.index,
+                   memory.layout.regions()[held.region].host_data() + held.offset,
+                   memory.is_padded ? checked_align_up(held.bytes, memory::kFileAlignment)
+                                    : held.bytes});
+  }
+}
+
+void FilePipeline::start_read(Station const& file, Station const& memory, Batch const& batch) {
+  io_.clear();
+  auto& reading = reading_[batch.half];
+  reading.clear();
+  for (std::size_t position = batch.first; position < batch.first + batch.count; ++position) {
+    if (!alive_[position]) { continue; }
+    reading.push_back(position);
+    append_extents(file, memory, batch, position);
+  }
+  resources_.read_queue(batch.half).start_read(file.layout.regions().front().file(), io_);
+}
+
+void FilePipeline::finish_read(Batch const& batch, bool missing_is_empty) {
+  auto const errors = resources_.read_queue(batch.half).finish();
+  for (std::size_t i = 0; i < errors.size(); ++i) {
+    if (errors[i] == nullptr) { continue; }
+    std::size_t const position = reading_[batch.half][i / extents_.size()];
+    if (missing_is_empty && is_never_written(errors[i])) {
+      zero_missing(stations_[stations_.size() - 2], batch, position, i % extents_.size());
+    } else {
+      fail(position, errors[i]);
+    }
+  }
+}
+
+void FilePipeline::zero_missing(Station const& memory, Batch const& batch, std::size_t position,
+                                std::size_t number) {
+  BlockId const block = ids(memory, batch)[position - batch.first];
+  auto const extent = memory.layout.extent(block, extents_[number]);
+  std::memset(memory.layout.regions()[extent.region].host_data() + extent.offset, 0, extent.bytes);
+}
+
+void FilePipeline::copy(Batch const& batch) {
+  auto const& options = job_.state().options;
+  std::size_t station = reads() ? 1 : 0;
+  for (MemoryCopy const& hop : copies_) {
+    auto const from = ids(stations_[station], batch);
+    auto const to = ids(stations_[station + 1], batch);
+    ++station;
+    // Blocks that failed are left out run by run; without a failure that is one run.
+    for (std::size_t i = 0; i < batch.count;) {
+      if (!alive_[batch.first + i]) {
+        ++i;
+        continue;
+      }
+      std::size_t end = i;
+      while (end < batch.count && alive_[batch.first + end]) { ++end; }
+      hop.run(job_.context().copy_engine_, from.subspan(i, end - i), to.subspan(i, end - i),
+              options.priority, options.spare);
+      i = end;
+    }
+  }
+}
+
+void FilePipeline::start_write(Batch const& batch) {
+  Station const& file = stations_.back();
+  Station const& memory = stations_[stations_.size() - 2];
+  io_.clear();
+  auto& writing = writing_[batch.half];
+  for (std::size_t position = batch.first; position < batch.first + batch.count; ++position) {
+    if (!alive_[position]) { continue; }
+    writing.push_back(position);
+    append_extents(file, memory, batch, position);
+  }
+  write_end_[batch.half] = batch.first + batch.count;
+  resources_.write_queue(batch.half).start_write(file.layout.regions().front().file(), io_);
+}
+
+void FilePipeline::finish_write(std::size_t half) {
+  if (write_end_[half] == 0) { return; }
+  auto const errors = resources_.write_queue(half).finish();
+  for (std::size_t i = 0; i < errors.size(); ++i) {
+    if (errors[i] != nullptr) { fail(writing_[half][i / extents_.size()], errors[i]); }
+  }
+  writing_[half].clear();
+  num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
+}
+
+void FilePipeline::fail(std::size_t position, std::exception_ptr error) {
+  if (!alive_[position]) { return; }  // the first failing extent speaks for its block
+  alive_[position] = false;
+  failed_.push_back({position, std::move(error)});
+}
+
+void FilePipeline::run() {
+  if (reads()) { start_read(stations_[0], stations_[1], *batch(0)); }
+  for (std::size_t number = 0; auto const current = batch(number); ++number) {
+    if (job_.should_stop()) {
+      if (reads()) { static_cast<void>(resources_.read_queue(current->half).finish()); }
+      break;
+    }
+    auto const next = batch(number + 1);
+    if (reads() && next && num_halves_ == 2) {
+      if (shared_staging_) { finish_write(next->half); }
+      start_read(stations_[0], stations_[1], *next);
+    }
+    if (reads()) { finish_read(*current, false); }
+    if (writes() && !shared_staging_) { finish_write(current->half); }
+    if (partial_write_) {
+      start_read(stations_.back(), stations_[stations_.size() - 2], *current);
+      finish_read(*current, true);
+    }
+    copy(*current);
+    if (writes()) {
+      start_write(*current);
+    } else {
+      num_done_ = current->first + current->count;
+    }
+    if (num_halves_ == 1) {
+      finish_write(0);
+      if (reads() && next) { start_read(stations_[0], stations_[1], *next); }
+    }
+  }
+  // In the order of their batches, so that num_done() grows.
+  bool const zero_first = write_end_[0] < write_end_[1];
+  finish_write(zero_first ? 0 : 1);
+  finish_write(zero_first ? 1 : 0);
+}
+
+std::vector<FailedBlock> FilePipeline::take_failed() {
+  std::sort(failed_.begin(), failed_.end(),
+            [](FailedBlock const& a, FailedBlock const& b) { return a.position < b.position; });
+  return std::move(failed_);
+}
+
+}  // namespace kvbm::transfer

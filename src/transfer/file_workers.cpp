@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transfer/file_workers.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "kvbm/core/log.hpp"
+
+namespace kvbm::transfer {
+
+FileWorkerResources::FileWorkerResources(std::shared_ptr<memory::MemorySource> source,
+                                         std::uint64_t staging_bytes)
+    : source_(std::move(source)), staging_bytes_(staging_bytes) {}
+
+std::span<std::byte> FileWorkerResources::staging(std::uint64_t bytes) {
+  if (staging_.empty() || staging_.front().bytes() < bytes) {
+    // Queues may know the old memory to the kernel: they go first.
+    read_queues_ = {};
+    write_queues_ = {};
+    staging_.clear();
+    staging_.push_back(source_->allocate({memory::StorageKind::Pinned,
+                                          std::max(bytes, staging_bytes_),
+                                          memory::kFileAlignment, -1}));
+  }
+  return {staging_.front().host_data(), staging_.front().bytes()};
+}
+
+void FileWorkerResources::make_queues() {
+  for (auto* const queues : {&read_queues_, &write_queues_}) {
+    for (auto& queue : *queues) {
+      queue = std::make_unique<memory::BlockFile::Queue>(source_->disk_io());
+      if (!staging_.empty()) {
+        queue->register_buffer({staging_.front().host_data(), staging_.front().bytes()});
+      }
+    }
+  }
+}
+
+memory::BlockFile::Queue& FileWorkerResources::read_queue(std::size_t half) {
+  if (read_queues_[half] == nullptr) { make_queues(); }
+  return *read_queues_[half];
+}
+
+memory::BlockFile::Queue& FileWorkerResources::write_queue(std::size_t half) {
+  if (write_queues_[half] == nullptr) { make_queues(); }
+  return *write_queues_[half];
+}
+
+void FileWorkerResources::drain() {
+  for (auto* const queues : {&read_queues_, &write_queues_}) {
+    for (auto& queue : *queues) {
+      if (queue != nullptr) { static_cast<void>(queue->finish()); }
+    }
+  }
+}
+
+FileWorkers::FileWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
+                         std::uint64_t staging_bytes)
+    : num_threads_(std::max(num_threads, 1U)),
+      source_(std::move(source)),
+      staging_bytes_(staging_bytes) {}
+
+FileWorkers::~FileWorkers() {
+  {
+    std::lock_guard const lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (auto& thread : threads_) { thread.join(); }
+}
+
+void FileWorkers::post(int priority, Job job) {
+  {
+    std::lock_guard const lock(mutex_);
+    queue_.push({priority, next_sequence_++, std::make_shared<Job>(std::move(job))});
+    if (threads_.size() < num_threads_) {
+      auto const index = static_cast<unsigned>(threads_.size());
+      threads_.emplace_back([this, index] { run(index); });
+    }
+  }
+  wake_.notify_one();
+}
+
+void FileWorkers::run(unsigned index) {
+  pthread_setname_np(pthread_self(), ("kvbm-file-" + std::to_string(index)).c_str());
+  FileWorkerResources resources(source_, staging_bytes_);
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    if (queue_.empty()) { return; }
+    std::shared_ptr<Job> job = queue_.top().job;
+    queue_.pop();
+    lock.unlock();
+    try {
+      (*job)(resources);
+    } catch (std::exception const& error) {
+      log::write(log::Level::Error, std::string("a file job let an exception out: ") + error.what());
+    }
+    job.reset();
+    lock.lock();
+  }
+}
+
+}  // namespace kvbm::transfer

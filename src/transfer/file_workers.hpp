@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <queue>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/memory_source.hpp"
+
+namespace kvbm::transfer {
+
+/// What one file worker keeps between transfers: pinned staging memory and I/O queues, two of each
+/// direction so that one half of a pipeline moves while the other is filled.
+class FileWorkerResources {
+ public:
+  FileWorkerResources(std::shared_ptr<memory::MemorySource> source, std::uint64_t staging_bytes);
+
+  /// At least `bytes` of staging memory, aligned for direct I/O; valid until the next call.
+  /// @throws Error(OutOfMemory)
+  std::span<std::byte> staging(std::uint64_t bytes);
+  [[nodiscard]] std::uint64_t staging_bytes() const noexcept { return staging_bytes_; }
+  [[nodiscard]] memory::BlockFile::Queue& read_queue(std::size_t half);
+  [[nodiscard]] memory::BlockFile::Queue& write_queue(std::size_t half);
+  /// Waits for all I/O under way and forgets its outcome.
+  void drain();
+
+ private:
+  void make_queues();
+
+  std::shared_ptr<memory::MemorySource> source_;
+  std::uint64_t staging_bytes_;
+  std::vector<memory::Region> staging_;  ///< none or one
+  std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> read_queues_;
+  std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> write_queues_;
+};
+
+/// A few named threads that run file transfers, highest priority first, first come first served
+/// within one. They start with the first job. The destructor runs what is queued, then joins.
+class FileWorkers {
+ public:
+  using Job = std::function<void(FileWorkerResources&)>;  ///< must not throw
+
+  FileWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
+              std::uint64_t staging_bytes);
+  ~FileWorkers();
+  FileWorkers(FileWorkers const&) = delete;
+  FileWorkers& operator=(FileWorkers const&) = delete;
+
+  void post(int priority, Job job);
+
+ private:
+  struct Entry {
+    int priority;
+    std::uint64_t sequence;
+    std::shared_ptr<Job> job;
+    bool operator<(Entry const& other) const noexcept {
+      return priority != other.priority ? priority < other.priority : sequence > other.sequence;
+    }
+  };
+  void run(unsigned index);
+
+  unsigned num_threads_;
+  std::shared_ptr<memory::MemorySource> source_;
+  std::uint64_t staging_bytes_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::priority_queue<Entry> queue_;
+  std::uint64_t next_sequence_ = 0;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace kvbm::transfer

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvbm/transfer/integrity.hpp"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "kvbm/core/error.hpp"
+#include "kvbm/memory/memory_source.hpp"
+#include "kvbm/transfer/prepared_transfer.hpp"
+#include "transfer/context_impl.hpp"
+
+namespace kvbm::transfer {
+namespace {
+
+using layout::KvBlockLayout;
+using layout::LayoutConfig;
+using layout::PhysicalLayout;
+
+void check_ids(PhysicalLayout const& layout, std::span<BlockId const> ids) {
+  std::uint64_t const num_blocks = layout.config().num_blocks();
+  for (BlockId const id : ids) {
+    KVBM_EXPECTS(id < num_blocks, OutOfRange,
+                 fmt::format("block {} is beyond the layout's {} blocks", id, num_blocks));
+  }
+}
+
+/// The order in which a logical tensor is hashed and filled: [nl, no, nt, nh, hd].
+KvBlockLayout canonical_format(PhysicalLayout const& layout) {
+  return layout.format().is_unknown() ? KvBlockLayout::Unknown : KvBlockLayout::OperationalNHD;
+}
+
+PhysicalLayout make_canonical(PhysicalLayout const& like, std::uint64_t num_blocks) {
+  return PhysicalLayout::builder(like.source())
+      .config(like.config().with_num_blocks(num_blocks).with_alignment(1))
+      .fully_contiguous(canonical_format(like))
+      .allocate_system()
+      .build();
+}
+
+/// Box of one layer of one block between a layout and its canonical order.
+struct LayerBox {
+  kvbm_copy_template shape;
+  std::byte* base;              ///< block 0 in the layout
+  std::uint64_t block_stride;
+  [[nodiscard]] std::byte* of(BlockId block) const { return base + block * block_stride; }
+  [[nodiscard]] bool is_one_run() const { return shape.num_dims == 0; }
+};
+
+enum class Way { ToCanonical, FromCanonical };
+
+/// One box a layer, found by the same lowering that moves blocks.
+std::vector<LayerBox> layer_boxes(PhysicalLayout const& layout, Way way) {
+  // Only its geometry is asked: one block of memory nobody touches.
+  PhysicalLayout const canonical = make_canonical(layout, 1);
+  std::uint64_t const heads =
+      layout.geometry().extents[static_cast<std::size_t>(layout::BlockDim::Head)];
+  std::vector<LayerBox> boxes;
+  for (std::uint64_t layer = 0; layer < layout.config().num_layers(); ++layer) {
+    Selection const selection{{layer, layer + 1}, {0, heads}, {0, heads}};
+    bool const to = way == Way::ToCanonical;
+    CopyPlan const plan =
+        to ? lower(layout, canonical, selection) : lower(canonical, layout, selection);
+    PlanSide const& side = to ? plan.src : plan.dst;
+    std::byte* const region = layout.regions()[side.segments[0].region].host_data();
+    KVBM_EXPECTS(region != nullptr, Unsupported, "this memory is not reachable by the CPU");
+    boxes.push_back({plan.shape, region + side.segments[0].offset, side.block_stride});
+  }
+  return boxes;
+}
+
+struct BlockHashes {
+  Checksum block;
+  std::vector<Checksum> layers;
+};
+
+Checksum to_checksum(XXH128_hash_t hash) { return {hash.low64, hash.high64}; }
+
+/// Hashes one block in canonical order; `scratch` holds one layer.
+BlockHashes hash_block(std::vector<LayerBox> const& boxes, BlockId block, bool per_layer,
+                       std::vector<std::byte>& scratch) {
+  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> const state(XXH3_createState(),
+                                                                       &XXH3_freeState);
+  XXH3_128bits_reset(state.get());
+  BlockHashes hashes;
+  for (LayerBox const& box : boxes) {
+    std::byte const* bytes = box.of(block);
+    if (!box.is_one_run()) {
+      kernels::copy_box(box.shape, bytes, scratch.data());
+      bytes = scratch.data();
+    }
+    if (per_layer) {
+      hashes.layers.push_back(checksum_bytes(bytes, scratch.size()));
+    } else {
+      XXH3_128bits_update(state.get(), bytes, scratch.size());
+    }
+  }
+  hashes.block = to_checksum(XXH3_128bits_digest(state.get()));
+  return hashes;
+}
+
+std::size_t layer_bytes(PhysicalLayout const& layout) {
+  return layout.config().block_bytes() / layout.config().num_layers();
+}
+
+std::vector<BlockHashes> hash_memory(TransferContext& context, PhysicalLayout const& layout,
+                                     std::span<BlockId const> ids, bool per_layer) {
+  auto const boxes = layer_boxes(layout, Way::ToCanonical);
+  std::vector<BlockHashes> hashes(ids.size());
+  context.copy_engine().parallel_for(ids.size(), 1, [&](std::size_t i) {
+    std::vector<std::byte> scratch(layer_bytes(layout));
+    hashes[i] = hash_block(boxes, ids[i], per_layer, scratch);
+  });
+  return hashes;
+}
+
+/// Runs a transfer of this context between two unregistered layouts and waits for it.
+void move_and_wait(std::shared_ptr<TransferContext> const& context, PhysicalLayout const& src,
+                   std::span<BlockId const> src_ids, PhysicalLayout const& dst,
+                   std::span<BlockId const> dst_ids) {
+  PreparedTransfer::prepare(context, {src, nullptr}, {dst, nullptr}, {}, {})
+      .submit(src_ids, dst_ids)
+      .wait();
+}
+
+/// Calls `body(scratch layout, its ids, part of ids)` for batches of blocks that fit into memory.
+template <typename Body>
+void in_batches(PhysicalLayout const& layout, std::span<BlockId const> ids, Body const& body) {
+  constexpr std::uint64_t kBatchBytes = std::uint64_t{64} << 20U;
+  std::size_t const batch = std::clamp<std::size_t>(kBatchBytes / layout.config().block_bytes(), 1,
+                                                    std::max<std::size_t>(1, ids.size()));
+  PhysicalLayout const scratch = make_canonical(layout, batch);
+  std::vector<BlockId> scratch_ids(batch);
+  std::iota(scratch_ids.begin(), scratch_ids.end(), BlockId{0});
+  for (std::size_t first = 0; first < ids.size(); first += batch) {
+    std::size_t const count = std::min(batch, ids.size() - first);
+    body(scratch, std::span<BlockId const>(scratch_ids).first(count), ids.subspan(first, count));
+  }
+}
+
+std::vector<BlockHashes> hash_blocks(TransferContext& context, PhysicalLayout const& layout,
+                                     std::span<BlockId const> ids, bool per_layer) {
+  check_ids(layout, ids);
+  if (memory::is_memory(layout.storage_kind())) {
+    return hash_memory(context, layout, ids, per_layer);
+  }
+  // The context outlives this synchronous call: a reference to it without ownership is enough.
+  std::shared_ptr<TransferContext> const borrowed(std::shared_ptr<void>{}, &context);
+  std::vector<BlockHashes> hashes;
+  in_batches(layout, ids, [&](auto const& scratch, auto scratch_ids, auto part) {
+    move_and_wait(borrowed, layout, part, scratch, scratch_ids);
+    auto batch = hash_memory(context, scratch, scratch_ids, per_layer);
+    std::move(batch.begin(), batch.end(), std::back_inserter(hashes));
+  });
+  return hashes;
+}
+
+/// SplitMix64's finalizer (Steele, Lea, Flood 2014): every input bit reaches every output bit.
+std::uint64_t mix(std::uint64_t x) {
+  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31U);
+}
+
+/// Writes the pattern for one layer of one block in canonical order.
+void fill_layer(std::vector<std::byte>& bytes, FillPattern const& pattern, BlockId block,
+                std::uint64_t layer) {
+  std::uint64_t const start = layer * bytes.size();
+  std::uint64_t const place = mix(pattern.value + mix((std::uint64_t{block} << 32U) + layer + 1));
+  switch (pattern.kind) {
+    case FillPattern::Kind::Constant:
+      std::memset(bytes.data(), static_cast<int>(pattern.value & 0xFFU), bytes.size());
+      return;
+    case FillPattern::Kind::BlockLayer:
+      std::memset(bytes.data(), static_cast<int>(place & 0xFFU), bytes.size());
+      return;
+    case FillPattern::Kind::Sequential:
+      for (std::size_t i = 0; i < bytes.size(); ++i) {
+        bytes[i] = static_cast<std::byte>((pattern.value + block + start + i) & 0xFFU);
+      }
+      return;
+    case FillPattern::Kind::Hashed:
+      for (std::size_t i = 0; i < bytes.size(); i += sizeof(std::uint64_t)) {
+        std::uint64_t const word = mix(place + i);
+        std::memcpy(bytes.data() + i, &word, std::min(sizeof word, bytes.size() - i));
+      }
+      return;
+  }
+}
+
+void fill_memory(TransferContext& context, PhysicalLayout const& layout,
+                 std::span<BlockId const> ids, std::span<BlockId const> logical_ids,
+                 FillPattern const& pattern) {
+  auto const boxes = layer_boxes(layout, Way::FromCanonical);
+  context.copy_engine().parallel_for(ids.size(), 1, [&](std::size_t i) {
+    std::vector<std::byte> scratch(layer_bytes(layout));
+    for (std::size_t layer = 0; layer < boxes.size(); ++layer) {
+      fill_layer(scratch, pattern, logical_ids[i], layer);
+      kernels::copy_box(boxes[layer].shape, scratch.data(), boxes[layer].of(ids[i]));
+    }
+  });
+}
+
+}  // namespace
+
+std::vector<Checksum> block_checksums(TransferContext& context, PhysicalLayout const& layout,
+                                      std::span<BlockId const> block_ids) {
+  std::vector<Checksum> checksums;
+  checksums.reserve(block_ids.size());
+  for (auto const& hashes : hash_blocks(context, layout, block_ids, false)) {
+    checksums.push_back(hashes.block);
+  }
+  return checksums;
+}
+
+std::vector<Checksum> layer_checksums(TransferContext& context, PhysicalLayout const& layout,
+                                      std::span<BlockId const> block_ids) {
+  std::vector<Checksum> checksums;
+  for (auto const& hashes : hash_blocks(context, layout, block_ids, true)) {
+    checksums.insert(checksums.end(), hashes.layers.begin(), hashes.layers.end());
+  }
+  return checksums;
+}
+
+void fill_blocks(TransferContext& context, PhysicalLayout const& layout,
+                 std::span<BlockId const> block_ids, FillPattern const& pattern) {
+  check_ids(layout, block_ids);
+  if (memory::is_memory(layout.storage_kind())) {
+    fill_memory(context, layout, block_ids, block_ids, pattern);
+    return;
+  }
+  std::shared_ptr<TransferContext> const borrowed(std::shared_ptr<void>{}, &context);
+  in_batches(layout, block_ids, [&](auto const& scratch, auto scratch_ids, auto part) {
+    fill_memory(context, scratch, scratch_ids, part, pattern);
+    move_and_wait(borrowed, scratch, scratch_ids, layout, part);
+  });
+}
+
+}  // namespace kvbm::transfer

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvbm/transfer/prepared_transfer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kvbm/core/error.hpp"
+#include "kvbm/transfer/validate.hpp"
+#include "transfer/executors.hpp"
+#include "transfer/file_geometry.hpp"
+#include "transfer/prepared_state.hpp"
+
+namespace kvbm::transfer {
+namespace {
+
+using memory::StorageKind;
+
+std::string place(layout::PhysicalLayout const& layout) {
+  std::string text(memory::to_string(layout.storage_kind()));
+  if (layout.storage_kind() == StorageKind::Device) { text += fmt::format(" {}", layout.device_id()); }
+  return fmt::format("{} {} {}", text, layout::to_string(layout.kind()),
+                     layout.format().to_string());
+}
+
+/// Options that a manager without these devices cannot honour are refused before anything moves.
+void check_streams(TransferContext const& context, TransferOptions const& options) {
+  auto const check = [&context](device::StreamPtr const& stream, char const* role) {
+    auto const& devices = context.devices();
+    bool const known = std::any_of(devices.begin(), devices.end(), [&stream](auto const& device) {
+      return device->backend() == stream->backend();
+    });
+    KVBM_EXPECTS(known, Unsupported,
+                 fmt::format("{} is a {} stream, but this manager has no such device", role,
+                             device::to_string(stream->backend())));
+  };
+  if (options.cuda_stream) { check(options.cuda_stream, "cuda_stream"); }
+  for (auto const& stream : options.record_on) { check(stream, "a stream of record_on"); }
+}
+
+ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State const& state) {
+  ChoiceInput input;
+  input.src_kind = state.pair.src.storage_kind();
+  input.dst_kind = state.pair.dst.storage_kind();
+  input.num_blocks = 1;
+  input.bytes_per_block = state.plan.bytes_per_block;
+  input.run_bytes = state.plan.shape.run_bytes;
+  input.extents_match = extents_match(state.pair) && aligned_for_direct_io(state.pair);
+  input.caller_stream = state.options.cuda_stream != nullptr;
+  input.bounce_given = state.bounce.has_value();
+  input.capabilities = context.options().capabilities;
+  input.preferences = context.options().preferences;
+  input.spare = state.options.spare;
+  input.costs = context.options().costs;
+  return input;
+}
+
+Decision decide(PreparedTransfer::State const& state, std::size_t num_blocks) {
+  ChoiceInput input = state.choice;
+  input.num_blocks = num_blocks;
+  auto const& events = state.options.wait_for;
+  input.must_wait = std::any_of(events.begin(), events.end(),
+                                [](auto const& event) { return !event->is_complete(); });
+  return choose(input);
+}
+
+std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Strategy strategy) {
+  std::string const src = place(state.pair.src);
+  std::string const dst = place(state.pair.dst);
+  if (strategy != Strategy::StagedFile) { return {src + " -> " + dst}; }
+  std::vector<std::string> hops;
+  std::string from = src;
+  auto const hop = [&hops, &from](std::string const& to) {
+    hops.push_back(from + " -> " + to);
+    from = to;
+  };
+  bool const reads = state.pair.src.storage_kind() == StorageKind::Disk;
+  bool const writes = state.pair.dst.storage_kind() == StorageKind::Disk;
+  std::string const bounce =
+      state.bounce ? fmt::format("bounce buffer {} ({} blocks)", place(state.bounce->endpoint.layout),
+                                 state.bounce->block_ids.size())
+                   : std::string{};
+  if (state.bounce && bounce_serves_as_staging(state.pair, state.bounce->endpoint.layout)) {
+    hop(bounce);
+  } else {
+    if (reads) { hop("pinned staging in the source's format"); }
+    if (state.bounce) { hop(bounce); }
+    if (writes && !(reads && extents_match(state.pair) && !state.bounce)) {
+      hop("pinned staging in the destination's format");
+    }
+  }
+  hop(dst);
+  return hops;
+}
+
+}  // namespace
+
+std::string PreparedTransfer::State::describe() const {
+  return place(pair.src) + " -> " + place(pair.dst);
+}
+
+PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> const& context,
+                                           Endpoint src, Endpoint dst,
+                                           std::optional<ResolvedBounce> bounce,
+                                           TransferOptions const& options) {
+  check_streams(*context, options);
+  auto pair = validate_pair(src.layout, dst.layout, options);
+  if (bounce) {
+    validate_bounce(bounce->endpoint.layout, bounce->block_ids);
+    validate_bounce_fits(pair, bounce->endpoint.layout);
+  }
+  auto state = std::make_shared<State>(State{context, std::move(pair), std::move(src.use),
+                                             std::move(dst.use), std::move(bounce), options, {}, {}, {}});
+  state->plan = lower(state->pair.src, state->pair.dst, state->pair.selection);
+  if (memory::is_memory(state->pair.src.storage_kind()) &&
+      memory::is_memory(state->pair.dst.storage_kind())) {
+    state->copy.emplace(state->plan, state->pair.src, state->pair.dst);
+  }
+  state->choice = make_choice(*context, *state);
+  static_cast<void>(decide(*state, 1));  // refuses now what can never be done
+  return PreparedTransfer(std::move(state));
+}
+
+TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> src_blocks,
+                                                      std::span<BlockId const> dst_blocks) const {
+  auto const context = state_->context.lock();
+  KVBM_EXPECTS(context != nullptr, ShuttingDown,
+               "the manager of this prepared transfer was destroyed");
+  validate_blocks(state_->pair, src_blocks, dst_blocks);
+  if (src_blocks.empty()) { return TransferCompleteNotification::completed(); }
+  Strategy const strategy = decide(*state_, src_blocks.size()).strategy;
+  switch (strategy) {
+    case Strategy::HostCopy:
+      return execute_host_copy(context->impl(), state_, src_blocks, dst_blocks);
+    case Strategy::StreamCopy:
+      return execute_stream_copy(context->impl(), state_, src_blocks, dst_blocks);
+    case Strategy::DirectFile:
+    case Strategy::StagedFile: break;
+  }
+  return execute_file_transfer(context->impl(), state_, src_blocks, dst_blocks, strategy);
+}
+
+TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_blocks,
+                                              std::span<BlockId const> dst_blocks) const {
+  validate_blocks(state_->pair, src_blocks, dst_blocks);
+  TransferExplanation explanation;
+  explanation.plan = state_->plan;
+  explanation.num_blocks = src_blocks.size();
+  explanation.total_bytes = state_->plan.bytes_per_block * src_blocks.size();
+  explanation.decision = decide(*state_, src_blocks.size());
+  explanation.hops = describe_hops(*state_, explanation.decision.strategy);
+  return explanation;
+}
+
+CopyPlan const& PreparedTransfer::plan() const noexcept { return state_->plan; }
+
+std::string TransferExplanation::to_string() const {
+  std::string text = fmt::format("{} blocks, {} bytes: {} (about {:.3g} ms): {}\n", num_blocks,
+                                 total_bytes, transfer::to_string(decision.strategy),
+                                 decision.estimated_seconds * 1e3, decision.reason);
+  text += fmt::format("plan: {}\n", plan.to_string());
+  for (std::size_t i = 0; i < hops.size(); ++i) { text += fmt::format("hop {}: {}\n", i + 1, hops[i]); }
+  for (auto const& candidate : decision.candidates) {
+    text += fmt::format("  {:<11} {:>12}  {}\n", transfer::to_string(candidate.strategy),
+                        candidate.estimated_seconds
+                            ? fmt::format("{:.3g} ms", *candidate.estimated_seconds * 1e3)
+                            : std::string("refused"),
+                        candidate.reason);
+  }
+  for (auto const& note : decision.notes) { text += fmt::format("note: {}\n", note); }
+  return text;
+}
+
+}  // namespace kvbm::transfer
