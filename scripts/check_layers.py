@@ -101,7 +101,11 @@ def check_text(path: Path, text: str) -> list[str]:
     lines = text.splitlines()
     head = "\n".join(lines[:2])
     is_hash = path.suffix in HASH_COMMENT or path.name in HASH_COMMENT_NAMES
-    if (is_hash or path.suffix in CXX) and lines and "SPDX-License-Identifier: Apache-2.0" not in head:
+    if (
+        (is_hash or path.suffix in CXX)
+        and lines
+        and "SPDX-License-Identifier: Apache-2.0" not in head
+    ):
         findings.append("the first line (second after #!) must be the SPDX licence line")
     if is_hash or path.suffix in CXX:
         for number, line in enumerate(lines, 1):
