@@ -74,11 +74,15 @@ kvbm_status kvbm_cpu_strided_copy(kvbm_copy_template const* shape, kvbm_copy_box
 kvbm_status kvbm_cpu_vectorized_copy(void const* const* src_ptrs, void* const* dst_ptrs,
                                      size_t copy_size_bytes, int num_pairs);
 
+/* The last enumerator of each tag type makes the type as wide as an int, so that a tag that nobody
+   knows can be passed, seen and refused. */
+
 /** Modes of memcpy_batch, numbered as the original numbers them. */
 typedef enum kvbm_memcpy_batch_mode {
   KVBM_MEMCPY_BATCHED_WITH_FALLBACK = 0,
   KVBM_MEMCPY_FALLBACK_ONLY = 1,
-  KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK = 2
+  KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK = 2,
+  KVBM_MEMCPY_BATCH_MODE_MAX = 0x7fffffff
 } kvbm_memcpy_batch_mode;
 
 /** Which way a memcpy_batch call took. */
@@ -103,11 +107,16 @@ typedef enum kvbm_dtype {
   KVBM_DTYPE_BF16 = 1,
   KVBM_DTYPE_F32 = 2,
   KVBM_DTYPE_F64 = 3,
-  KVBM_DTYPE_U8 = 4
+  KVBM_DTYPE_U8 = 4,
+  KVBM_DTYPE_MAX = 0x7fffffff
 } kvbm_dtype;
 
 /** Order of token and head inside an operational chunk. */
-typedef enum kvbm_block_order { KVBM_BLOCK_NHD = 0, KVBM_BLOCK_HND = 1 } kvbm_block_order;
+typedef enum kvbm_block_order {
+  KVBM_BLOCK_NHD = 0,
+  KVBM_BLOCK_HND = 1,
+  KVBM_BLOCK_ORDER_MAX = 0x7fffffff
+} kvbm_block_order;
 
 /**
  * Stacks of nl * no operational chunks -> one universal block [nh, nl, no, nt, hd].

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "kernels/box_copier.hpp"
+#include "kernels/box_plan.hpp"
+#include "kvbm/core/checked.hpp"
+#include "kvbm/kernels/kernels.h"
+
+namespace kvbm::kernels {
+namespace {
+
+/// The threads behind the C ABI, started by the first call that needs them.
+struct SharedEngine {
+  WorkerPool pool{0, true};
+  std::uint64_t non_temporal_threshold_bytes = default_non_temporal_threshold();
+
+  static SharedEngine& get() {
+    static SharedEngine engine;
+    return engine;
+  }
+};
+
+/// Runs `body`, which returns a status; nothing leaves the C ABI as an exception.
+template <class Body>
+kvbm_status guarded(Body const& body) noexcept {
+  try {
+    return body();
+  } catch (...) {
+    return KVBM_STATUS_INTERNAL;
+  }
+}
+
+bool any_null(void const* const* pointers, std::size_t count) noexcept {
+  return std::find(pointers, pointers + count, nullptr) != pointers + count;
+}
+
+struct PairTable {
+  void const* const* src_ptrs;
+  void* const* dst_ptrs;
+
+  static BoxAddress at(void const* context, std::uint64_t pair) noexcept {
+    auto const& self = *static_cast<PairTable const*>(context);
+    return {static_cast<std::byte const*>(self.src_ptrs[pair]),
+            static_cast<std::byte*>(self.dst_ptrs[pair])};
+  }
+};
+
+/// Whether `count` pairs of `bytes` bytes may be copied; OK and nothing to do is said by `work`.
+kvbm_status check_pairs(void const* const* src_ptrs, void* const* dst_ptrs, std::size_t bytes,
+                        std::size_t count, bool& work) noexcept {
+  work = bytes != 0 && count != 0;
+  if (!work) return KVBM_STATUS_OK;
+  std::uint64_t total = 0;
+  if (src_ptrs == nullptr || dst_ptrs == nullptr || any_null(src_ptrs, count) ||
+      any_null(dst_ptrs, count) ||
+      __builtin_mul_overflow(std::uint64_t{bytes}, std::uint64_t{count}, &total) ||
+      total > kMaxBytes) {
+    return KVBM_STATUS_INVALID_VALUE;
+  }
+  return KVBM_STATUS_OK;
+}
+
+void copy_pairs(void const* const* src_ptrs, void* const* dst_ptrs, std::size_t bytes,
+                std::size_t count) {
+  kvbm_copy_template shape{};
+  shape.run_bytes = bytes;
+  PairTable const pairs{src_ptrs, dst_ptrs};
+  SharedEngine& engine = SharedEngine::get();
+  copy_boxes(engine.pool, shape, {count, PairTable::at, &pairs},
+             engine.non_temporal_threshold_bytes, 0);
+}
+
+/// Extents of a named permute and what follows from them.
+struct PermuteShape {
+  std::uint64_t num_blocks, nh, nl, no, nt, hd, width;
+  kvbm_block_order order;
+  std::uint64_t num_chunks = 0;  ///< of all blocks
+  std::uint64_t row_bytes = 0;   ///< [hd]
+  std::uint64_t slice_bytes = 0; ///< [nt, hd] of one head
+  std::uint64_t head_bytes = 0;  ///< [nl, no, nt, hd] of one head of the universal block
+
+  /// False where a product leaves the 63-bit range.
+  bool derive() noexcept {
+    std::uint64_t all = 0;
+    auto const product = [](std::uint64_t a, std::uint64_t b, std::uint64_t& out) {
+      return !__builtin_mul_overflow(a, b, &out) && out <= kMaxBytes;
+    };
+    std::uint64_t chunks_per_block = 0;
+    return product(hd, width, row_bytes) && product(nt, row_bytes, slice_bytes) &&
+           product(nl, no, chunks_per_block) &&
+           product(chunks_per_block, slice_bytes, head_bytes) &&
+           product(chunks_per_block, num_blocks, num_chunks) && product(nh, head_bytes, all) &&
+           product(all, num_blocks, all);
+  }
+  [[nodiscard]] bool empty() const noexcept {
+    return num_blocks == 0 || nh == 0 || nl == 0 || no == 0 || nt == 0 || hd == 0;
+  }
+  [[nodiscard]] std::uint64_t chunks_per_block() const noexcept { return nl * no; }
+
+  /// One chunk [nt, nh, hd] or [nh, nt, hd] against its slices [nh][nt, hd] of the universal block.
+  [[nodiscard]] kvbm_copy_template chunk_template(bool to_universal) const noexcept {
+    auto const row = static_cast<std::int64_t>(row_bytes);
+    auto const slice = static_cast<std::int64_t>(slice_bytes);
+    auto const head = static_cast<std::int64_t>(head_bytes);
+    bool const nhd = order == KVBM_BLOCK_NHD;
+    auto const chunk_head = nhd ? row : slice;
+    auto const chunk_token = nhd ? static_cast<std::int64_t>(nh * row_bytes) : row;
+    kvbm_copy_template shape{};
+    shape.num_dims = 2;
+    shape.dims[0] = {nh, chunk_head, head};
+    shape.dims[1] = {nt, chunk_token, row};
+    shape.run_bytes = row_bytes;
+    if (!to_universal) {
+      for (kvbm_copy_dim& dim : shape.dims) std::swap(dim.src_stride, dim.dst_stride);
+    }
+    return shape;
+  }
+};
+
+/// Chunk i of all blocks and where its first slice lies in its universal block.
+template <class Universal, class Chunk>
+struct ChunkTable {
+  Universal* const* universal_ptrs;
+  Chunk* const* block_ptrs;
+  std::uint64_t chunks_per_block;
+  std::uint64_t slice_bytes;
+
+  static BoxAddress at(void const* context, std::uint64_t chunk) noexcept {
+    auto const& self = *static_cast<ChunkTable const*>(context);
+    std::uint64_t const offset = chunk % self.chunks_per_block * self.slice_bytes;
+    Universal* const universal = self.universal_ptrs[chunk / self.chunks_per_block];
+    if constexpr (std::is_const_v<Universal>) {
+      return {static_cast<std::byte const*>(universal) + offset,
+              static_cast<std::byte*>(self.block_ptrs[chunk])};
+    } else {
+      return {static_cast<std::byte const*>(self.block_ptrs[chunk]),
+              static_cast<std::byte*>(universal) + offset};
+    }
+  }
+};
+
+std::uint64_t width_of(kvbm_dtype dtype) noexcept {
+  switch (dtype) {
+    case KVBM_DTYPE_F16:
+    case KVBM_DTYPE_BF16: return 2;
+    case KVBM_DTYPE_F32: return 4;
+    case KVBM_DTYPE_F64: return 8;
+    case KVBM_DTYPE_U8: return 1;
+    default: return 0;
+  }
+}
+
+template <class Universal, class Chunk>
+kvbm_status permute(Universal* const* universal_ptrs, Chunk* const* block_ptrs, PermuteShape shape) {
+  if (shape.empty()) return KVBM_STATUS_OK;
+  bool const known_order = shape.order == KVBM_BLOCK_NHD || shape.order == KVBM_BLOCK_HND;
+  if (shape.width == 0 || !known_order) return KVBM_STATUS_INVALID_VALUE;
+  if (!shape.derive() || universal_ptrs == nullptr || block_ptrs == nullptr ||
+      any_null(universal_ptrs, shape.num_blocks) || any_null(block_ptrs, shape.num_chunks)) {
+    return KVBM_STATUS_INVALID_VALUE;
+  }
+  ChunkTable<Universal, Chunk> const table{universal_ptrs, block_ptrs, shape.chunks_per_block(),
+                                           shape.slice_bytes};
+  SharedEngine& engine = SharedEngine::get();
+  copy_boxes(engine.pool, shape.chunk_template(!std::is_const_v<Universal>),
+             {shape.num_chunks, ChunkTable<Universal, Chunk>::at, &table},
+             engine.non_temporal_threshold_bytes, 0);
+  return KVBM_STATUS_OK;
+}
+
+}  // namespace
+}  // namespace kvbm::kernels
+
+using namespace kvbm::kernels;
+
+extern "C" {
+
+char const* kvbm_status_string(kvbm_status status) {
+  switch (status) {
+    case KVBM_STATUS_OK: return "success";
+    case KVBM_STATUS_INVALID_VALUE: return "invalid value: null table, unknown tag or size overflow";
+    case KVBM_STATUS_NOT_SUPPORTED: return "not supported by this build or on this machine";
+    case KVBM_STATUS_INTERNAL: return "internal error";
+  }
+  return "unknown status";
+}
+
+kvbm_status kvbm_cpu_strided_copy(kvbm_copy_template const* shape, kvbm_copy_boxes const* boxes) {
+  return guarded([&] {
+    if (shape == nullptr || boxes == nullptr || find_fault(*shape, *boxes) != nullptr) {
+      return KVBM_STATUS_INVALID_VALUE;
+    }
+    SharedEngine& engine = SharedEngine::get();
+    copy_boxes(engine.pool, *shape, *boxes, engine.non_temporal_threshold_bytes, 0);
+    return KVBM_STATUS_OK;
+  });
+}
+
+kvbm_status kvbm_cpu_vectorized_copy(void const* const* src_ptrs, void* const* dst_ptrs,
+                                     size_t copy_size_bytes, int num_pairs) {
+  return guarded([&] {
+    if (num_pairs < 0) return KVBM_STATUS_INVALID_VALUE;
+    auto const count = static_cast<std::size_t>(num_pairs);
+    bool work = false;
+    kvbm_status const status = check_pairs(src_ptrs, dst_ptrs, copy_size_bytes, count, work);
+    if (status == KVBM_STATUS_OK && work) copy_pairs(src_ptrs, dst_ptrs, copy_size_bytes, count);
+    return status;
+  });
+}
+
+kvbm_status kvbm_cpu_memcpy_batch(void const* const* src_ptrs, void* const* dst_ptrs, size_t bytes,
+                                  size_t count, kvbm_memcpy_batch_mode mode,
+                                  kvbm_memcpy_batch_path* path) {
+  return guarded([&] {
+    if (path != nullptr) *path = KVBM_MEMCPY_PATH_NONE;
+    bool work = false;
+    kvbm_status const status = check_pairs(src_ptrs, dst_ptrs, bytes, count, work);
+    if (status != KVBM_STATUS_OK || !work) return status;
+    kvbm_memcpy_batch_path taken = KVBM_MEMCPY_PATH_NONE;
+    switch (mode) {
+      case KVBM_MEMCPY_BATCHED_WITH_FALLBACK:
+      case KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK:
+        copy_pairs(src_ptrs, dst_ptrs, bytes, count);
+        taken = KVBM_MEMCPY_PATH_BATCHED;
+        break;
+      case KVBM_MEMCPY_FALLBACK_ONLY:
+        for (std::size_t i = 0; i < count; ++i) std::memcpy(dst_ptrs[i], src_ptrs[i], bytes);
+        taken = KVBM_MEMCPY_PATH_INDIVIDUAL;
+        break;
+      default: return KVBM_STATUS_INVALID_VALUE;
+    }
+    if (path != nullptr) *path = taken;
+    return KVBM_STATUS_OK;
+  });
+}
+
+kvbm_status kvbm_cpu_universal_from_block(void* const* universal_ptrs,
+                                          void const* const* block_ptrs, size_t num_blocks,
+                                          size_t nh, size_t nl, size_t no, size_t nt, size_t hd,
+                                          kvbm_dtype dtype, kvbm_block_order order) {
+  return guarded([&] {
+    return permute(universal_ptrs, block_ptrs,
+                   {num_blocks, nh, nl, no, nt, hd, width_of(dtype), order});
+  });
+}
+
+kvbm_status kvbm_cpu_block_from_universal(void const* const* universal_ptrs,
+                                          void* const* block_ptrs, size_t num_blocks, size_t nh,
+                                          size_t nl, size_t no, size_t nt, size_t hd,
+                                          kvbm_dtype dtype, kvbm_block_order order) {
+  return guarded([&] {
+    return permute(universal_ptrs, block_ptrs,
+                   {num_blocks, nh, nl, no, nt, hd, width_of(dtype), order});
+  });
+}
+
+}  // extern "C"
