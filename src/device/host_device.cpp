@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <array>
+#include <utility>
+
+#include "device/host_memory_pool.hpp"
+#include "device/host_memory_space.hpp"
+#include "device/host_stream.hpp"
+#include "device/stream_registry.hpp"
+#include "kvbm/core/checked.hpp"
+#include "kvbm/core/error.hpp"
+#include "kvbm/device/device.hpp"
+
+namespace kvbm::device {
+namespace {
+
+std::string describe_bytes(std::uint64_t bytes) {
+  constexpr std::array<char const*, 5> kUnits = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1024 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  return fmt::format("{:.4g} {}", value, kUnits[unit]);
+}
+
+class HostDevice final : public Device {
+ public:
+  HostDevice(DeviceId id, HostDeviceOptions const& options)
+      : id_(id),
+        name_(fmt::format("host device {} ({})", id, describe_bytes(options.memory_bytes))),
+        memory_(std::make_shared<HostMemorySpace>(id, options.memory_bytes)),
+        streams_(std::make_shared<StreamRegistry>()) {}
+  ~HostDevice() override { streams_->close(); }
+
+  [[nodiscard]] Backend backend() const noexcept override { return Backend::Host; }
+  [[nodiscard]] DeviceId id() const noexcept override { return id_; }
+  [[nodiscard]] std::string const& name() const noexcept override { return name_; }
+  [[nodiscard]] std::uint64_t total_bytes() const override { return memory_->total_bytes(); }
+  [[nodiscard]] std::uint64_t used_bytes() const override { return memory_->used_bytes(); }
+
+  memory::Region allocate(std::uint64_t bytes, std::uint64_t alignment) override {
+    return memory_->allocate(bytes, alignment);
+  }
+  [[nodiscard]] std::optional<memory::PointerInfo> classify(void const* address) const override {
+    return memory_->classify(address);
+  }
+  [[nodiscard]] bool is_host_accessible() const noexcept override { return true; }
+
+  [[nodiscard]] StreamPtr create_stream(std::string name) override {
+    return std::make_shared<HostStream>(id_, streams_->make_stream(std::move(name)), streams_);
+  }
+  [[nodiscard]] EventPtr create_event() override { return std::make_shared<HostEvent>(); }
+  [[nodiscard]] std::unique_ptr<MemoryPool> create_memory_pool(
+      std::uint64_t reserve_bytes, std::uint64_t release_threshold_bytes) override {
+    return make_host_memory_pool(memory_, reserve_bytes, release_threshold_bytes);
+  }
+  void synchronize() override { streams_->synchronize(); }
+
+ private:
+  DeviceId const id_;
+  std::string const name_;
+  std::shared_ptr<HostMemorySpace> const memory_;
+  std::shared_ptr<StreamRegistry> const streams_;
+};
+
+}  // namespace
+
+DevicePtr make_host_device(DeviceId id, HostDeviceOptions const& options) {
+  KVBM_EXPECTS(id >= 0, InvalidArgument,
+               fmt::format("host device id {} is negative; ids count from 0", id));
+  KVBM_EXPECTS(options.memory_bytes > 0 && options.memory_bytes <= kMaxBytes, InvalidArgument,
+               fmt::format("host device {}: memory_bytes {} is not in [1, {}]", id,
+                           options.memory_bytes, kMaxBytes));
+  return std::make_shared<HostDevice>(id, options);
+}
+
+}  // namespace kvbm::device

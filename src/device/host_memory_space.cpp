@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device/host_memory_space.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "kvbm/core/checked.hpp"
+#include "kvbm/core/error.hpp"
+
+namespace kvbm::device {
+namespace {
+
+std::uint64_t page_bytes() {
+  static auto const bytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+}  // namespace
+
+// One allocation: known while it lives, forgotten before its memory goes, refunded after that.
+class HostMemorySpace::Allocation {
+ public:
+  Allocation(std::shared_ptr<HostMemorySpace> space, std::uint64_t bytes, std::uint64_t alignment)
+      : charge_(std::move(space), bytes), memory_(take_memory(bytes, alignment)) {
+    std::lock_guard const lock(charge_.space->mutex_);
+    charge_.space->bytes_by_address_.emplace(memory_.address(), bytes);
+  }
+  ~Allocation() {
+    std::lock_guard const lock(charge_.space->mutex_);
+    charge_.space->bytes_by_address_.erase(memory_.address());
+  }
+  Allocation(Allocation const&) = delete;
+  Allocation& operator=(Allocation const&) = delete;
+
+  [[nodiscard]] void* data() const noexcept { return memory_.host_data(); }
+
+ private:
+  struct Charge {
+    Charge(std::shared_ptr<HostMemorySpace> owner, std::uint64_t asked)
+        : space(std::move(owner)), bytes(checked_align_up(asked, page_bytes())) {
+      space->charge(asked, bytes);
+    }
+    ~Charge() { space->refund(bytes); }
+    Charge(Charge const&) = delete;
+    Charge& operator=(Charge const&) = delete;
+    std::shared_ptr<HostMemorySpace> space;
+    std::uint64_t bytes;
+  };
+
+  [[nodiscard]] memory::Region take_memory(std::uint64_t bytes, std::uint64_t alignment) const {
+    HostMemorySpace const& space = *charge_.space;
+    try {
+      return space.system_memory_->allocate({memory::StorageKind::System, bytes, alignment, -1});
+    } catch (Error const& error) {
+      if (error.code() != ErrorCode::OutOfMemory) { throw; }
+      throw_error(ErrorCode::OutOfMemory,
+                  fmt::format("host device {} has room for {} bytes, but this machine has not: {}",
+                              space.device_id_, bytes, error.what()),
+                  error.native_code());
+    }
+  }
+
+  Charge charge_;
+  memory::Region memory_;
+};
+
+HostMemorySpace::HostMemorySpace(DeviceId device_id, std::uint64_t total_bytes)
+    : device_id_(device_id),
+      total_bytes_(total_bytes),
+      system_memory_(memory::make_host_memory_source([](DeviceId) { return -1; })) {}
+
+std::uint64_t HostMemorySpace::used_bytes() const {
+  std::lock_guard const lock(mutex_);
+  return used_bytes_;
+}
+
+memory::Region HostMemorySpace::allocate(std::uint64_t bytes, std::uint64_t alignment) {
+  KVBM_EXPECTS(bytes > 0, InvalidArgument,
+               fmt::format("host device {}: 0 bytes asked for", device_id_));
+  KVBM_EXPECTS(
+      is_power_of_two(alignment), InvalidArgument,
+      fmt::format("host device {}: alignment {} is not a power of two", device_id_, alignment));
+  auto allocation =
+      std::make_shared<Allocation>(shared_from_this(), bytes, std::max(alignment, page_bytes()));
+  void* const data = allocation->data();
+  return memory::Region::of_memory(memory::StorageKind::Device, data, bytes, device_id_, true,
+                                   std::move(allocation));
+}
+
+std::optional<memory::PointerInfo> HostMemorySpace::classify(void const* address) const {
+  auto const at = reinterpret_cast<std::uintptr_t>(address);
+  std::lock_guard const lock(mutex_);
+  auto const next = bytes_by_address_.upper_bound(at);
+  if (next == bytes_by_address_.begin()) { return std::nullopt; }
+  auto const [begin, bytes] = *std::prev(next);
+  if (at - begin >= bytes) { return std::nullopt; }
+  return memory::PointerInfo{memory::StorageKind::Device, device_id_, bytes - (at - begin)};
+}
+
+void HostMemorySpace::charge(std::uint64_t bytes, std::uint64_t charged) {
+  std::lock_guard const lock(mutex_);
+  KVBM_EXPECTS(charged <= total_bytes_ - used_bytes_, OutOfMemory,
+               fmt::format("host device {}: {} bytes asked for, {} of {} bytes are used; give the "
+                           "device more memory or free some",
+                           device_id_, bytes, used_bytes_, total_bytes_));
+  used_bytes_ += charged;
+}
+
+void HostMemorySpace::refund(std::uint64_t charged) noexcept {
+  std::lock_guard const lock(mutex_);
+  used_bytes_ -= charged;
+}
+
+}  // namespace kvbm::device
