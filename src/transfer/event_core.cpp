@@ -263,13 +263,11 @@ bool EventCore::run_due_timers(std::unique_lock<std::mutex>& lock, TimePoint unt
 
 void EventCore::sleep(std::unique_lock<std::mutex>& lock) {
   auto const deadline = timers_.empty() ? log_at_ : std::min(log_at_, timers_.begin()->first);
-  if (deadline == TimePoint::max()) {
+  // With a clock of their own tests wake the thread when they set it.
+  if (deadline == TimePoint::max() || options_.now) {
     wake_.wait(lock);
-  } else if (!options_.now) {
-    wake_.wait_until(lock, deadline);
   } else {
-    // With a clock of their own tests wake the thread when they set it.
-    wake_.wait(lock);
+    wake_.wait_until(lock, deadline);
   }
 }
 

@@ -48,9 +48,8 @@ void Completion::poison(std::exception_ptr error, std::vector<FailedBlock> faile
   for (auto& block : failed_blocks) {
     if (!block.error) { block.error = error; }
   }
-  std::stable_sort(
-      failed_blocks.begin(), failed_blocks.end(),
-      [](FailedBlock const& a, FailedBlock const& b) { return a.position < b.position; });
+  std::sort(failed_blocks.begin(), failed_blocks.end(),
+            [](FailedBlock const& a, FailedBlock const& b) { return a.position < b.position; });
   KVBM_EXPECTS(state->claim(), InvalidArgument,
                fmt::format("poison(): {} has been completed already", state->name()));
   state->complete(std::move(error), std::move(failed_blocks));

@@ -299,7 +299,7 @@ bool TransferCompleteNotification::Awaiter::await_ready() const noexcept {
 bool TransferCompleteNotification::Awaiter::await_suspend(std::coroutine_handle<> coroutine) const {
   // Once registered the coroutine may run on, and destroy this awaiter, at any moment.
   auto const state = state_;
-  CompletionState::Callback resume = [coroutine](std::exception_ptr) { coroutine.resume(); };
+  CompletionState::Callback resume = [coroutine](std::exception_ptr const&) { coroutine.resume(); };
   return state->add_callback(resume);
 }
 
