@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <string>
+
+#include "kvbm/core/error.hpp"
+#include "kvbm/transfer/strategy.hpp"
+
+namespace kvbm::transfer {
+namespace {
+
+using memory::StorageKind;
+
+constexpr StorageKind kKinds[] = {StorageKind::System, StorageKind::Pinned, StorageKind::Device,
+                                  StorageKind::Disk, StorageKind::Object};
+
+ChoiceInput input_for(StorageKind src, StorageKind dst) {
+  ChoiceInput input;
+  input.src_kind = src;
+  input.dst_kind = dst;
+  input.num_blocks = 16;
+  input.bytes_per_block = 1U << 20U;
+  input.run_bytes = 1U << 20U;
+  return input;
+}
+
+std::string decided(ChoiceInput const& input) {
+  try {
+    return std::string(to_string(choose(input).strategy));
+  } catch (UnsupportedError const&) {
+    return "Unsupported";
+  }
+}
+
+std::string matrix(bool extents_match, bool gds) {
+  std::ostringstream text;
+  for (auto const src : kKinds) {
+    for (auto const dst : kKinds) {
+      auto input = input_for(src, dst);
+      input.extents_match = extents_match;
+      input.capabilities.allow_gds = gds;
+      text << memory::to_string(src) << "->" << memory::to_string(dst) << ' ' << decided(input)
+           << '\n';
+    }
+  }
+  return text.str();
+}
+
+constexpr char const* kMatrix = R"(System->System HostCopy
+System->Pinned HostCopy
+System->Device StreamCopy
+System->Disk StagedFile
+System->Object Unsupported
+Pinned->System HostCopy
+Pinned->Pinned HostCopy
+Pinned->Device StreamCopy
+Pinned->Disk StagedFile
+Pinned->Object Unsupported
+Device->System StreamCopy
+Device->Pinned StreamCopy
+Device->Device StreamCopy
+Device->Disk StagedFile
+Device->Object Unsupported
+Disk->System StagedFile
+Disk->Pinned StagedFile
+Disk->Device StagedFile
+Disk->Disk StagedFile
+Disk->Object Unsupported
+Object->System Unsupported
+Object->Pinned Unsupported
+Object->Device Unsupported
+Object->Disk Unsupported
+Object->Object Unsupported
+)";
+
+TEST(Choose, S1_WholeTableForDefaultCapabilities) { EXPECT_EQ(matrix(false, false), kMatrix); }
+
+TEST(Choose, S1_GdsAllowedButAbsentStagesAndSaysSo) {
+  EXPECT_EQ(matrix(false, true), kMatrix);
+  auto input = input_for(StorageKind::Device, StorageKind::Disk);
+  input.capabilities.allow_gds = true;
+  auto const decision = choose(input);
+  ASSERT_EQ(decision.notes.size(), 1U);
+  EXPECT_NE(decision.notes[0].find("GPUDirect Storage"), std::string::npos);
+}
+
+TEST(Choose, S1_MatchingExtentsGoStraightBetweenFileAndHostMemory) {
+  for (auto const host : {StorageKind::System, StorageKind::Pinned}) {
+    auto write = input_for(host, StorageKind::Disk);
+    write.extents_match = true;
+    EXPECT_EQ(choose(write).strategy, Strategy::DirectFile);
+    auto read = input_for(StorageKind::Disk, host);
+    read.extents_match = true;
+    EXPECT_EQ(choose(read).strategy, Strategy::DirectFile);
+  }
+  auto device = input_for(StorageKind::Device, StorageKind::Disk);
+  device.extents_match = true;
+  EXPECT_EQ(choose(device).strategy, Strategy::StagedFile);
+}
+
+TEST(Choose, S2_SystemAndDeviceHaveAPath) {
+  EXPECT_EQ(choose(input_for(StorageKind::System, StorageKind::Device)).strategy,
+            Strategy::StreamCopy);
+  EXPECT_EQ(choose(input_for(StorageKind::Device, StorageKind::System)).strategy,
+            Strategy::StreamCopy);
+}
+
+TEST(Choose, EveryCandidateIsNamedWithItsReason) {
+  auto const decision = choose(input_for(StorageKind::Pinned, StorageKind::Disk));
+  ASSERT_EQ(decision.candidates.size(), 4U);
+  for (auto const& candidate : decision.candidates) {
+    EXPECT_FALSE(candidate.reason.empty()) << to_string(candidate.strategy);
+    EXPECT_EQ(candidate.estimated_seconds.has_value(),
+              candidate.strategy == Strategy::StagedFile);
+  }
+  EXPECT_FALSE(decision.reason.empty());
+}
+
+TEST(Choose, IsPure) {
+  auto const input = input_for(StorageKind::Pinned, StorageKind::Pinned);
+  EXPECT_EQ(choose(input).estimated_seconds, choose(input).estimated_seconds);
+}
+
+TEST(Choose, ACallersStreamOrdersHostCopiesAndRefusesFiles) {
+  auto host = input_for(StorageKind::System, StorageKind::System);
+  host.caller_stream = true;
+  EXPECT_EQ(choose(host).strategy, Strategy::StreamCopy);
+  auto file = input_for(StorageKind::Device, StorageKind::Disk);
+  file.caller_stream = true;
+  EXPECT_THROW(static_cast<void>(choose(file)), UnsupportedError);
+}
+
+TEST(Choose, PendingEventsKeepTheCallerFromBlocking) {
+  auto input = input_for(StorageKind::System, StorageKind::Pinned);
+  input.must_wait = true;
+  EXPECT_EQ(choose(input).strategy, Strategy::StreamCopy);
+}
+
+TEST(Choose, O2_PreferencesAndSparesAreSeenInTheNotes) {
+  auto input = input_for(StorageKind::System, StorageKind::Pinned);
+  EXPECT_TRUE(choose(input).notes.empty());
+  input.preferences.native_vs_nixl = NativeVsNixlPolicy::PreferNixl;
+  input.capabilities.allow_gpu_rdma = true;
+  input.spare = Spare::SpareSms;
+  input.bounce_given = true;
+  EXPECT_EQ(choose(input).notes.size(), 4U);
+}
+
+TEST(Choose, ShorterRunsCostMore) {
+  auto input = input_for(StorageKind::System, StorageKind::System);
+  double const long_runs = choose(input).estimated_seconds;
+  input.run_bytes = 256;
+  double const rows = choose(input).estimated_seconds;
+  input.run_bytes = 2;
+  EXPECT_LT(long_runs, rows);
+  EXPECT_LT(rows, choose(input).estimated_seconds);
+}
+
+}  // namespace
+}  // namespace kvbm::transfer
