@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "gil.hpp"
+
+#include "kvbm/kvbm.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+/// What the files of the extension module share.
+namespace kvbm::python {
+
+using PyDevice = Unlocked<device::DevicePtr>;
+using PyEvent = Unlocked<device::EventPtr>;
+using PyStream = Unlocked<device::StreamPtr>;
+using PyRegion = Unlocked<memory::Region>;
+using PyLayout = Unlocked<layout::PhysicalLayout>;
+using PyKvBlocks = Unlocked<transfer::KvBlocks>;
+using PyOptions = Unlocked<transfer::TransferOptions>;
+using PyPrepared = Unlocked<transfer::PreparedTransfer>;
+using PyEventSystem = Unlocked<std::shared_ptr<transfer::EventSystem>>;
+
+/// @name One function a source file: adds its classes to the module.
+/// @{
+void bind_errors(nb::module_& m);
+void bind_values(nb::module_& m);
+void bind_format(nb::module_& m);
+void bind_device(nb::module_& m);
+void bind_layout(nb::module_& m);
+void bind_layout_builder(nb::module_& m);
+void bind_notification(nb::module_& m);
+void bind_options(nb::module_& m);
+void bind_transfer(nb::module_& m);
+void bind_manager(nb::module_& m);
+/// @}
+
+/// The instance of kvbm_cpp.Error (or a subclass) for a failure; None for null.
+nb::object to_exception(std::exception_ptr const& error);
+
+/// `text` as a str; bytes that are not UTF-8 (file names) become U+FFFD.
+nb::str to_str(std::string_view text);
+
+/// A Python integer in [0, 2^64). @throws TypeError no integer; Error(InvalidArgument) naming
+/// `name`
+std::uint64_t to_u64(nb::handle value, char const* name);
+/// Like to_u64; nullopt for None.
+std::optional<std::uint64_t> to_optional_u64(nb::handle value, char const* name);
+
+/// A range of step 1, or a pair (begin, end). Whether it is empty or reversed is the library's to
+/// say.
+/// @throws TypeError, Error(InvalidArgument) naming `name`
+IndexRange to_range(nb::handle value, char const* name);
+/// range(begin, end), or None.
+nb::object from_range(std::optional<IndexRange> const& range);
+
+/// Seconds as a duration, infinite ones as the largest. @throws Error(InvalidArgument) not a number
+std::chrono::nanoseconds to_duration(double seconds, char const* name);
+
+/// Any path-like object. @throws TypeError
+std::string to_path(nb::handle path);
+
+/// Block ids as Python gives them: a one-dimensional integer array (uint32 without a copy), or any
+/// iterable of integers. Made and destroyed with the interpreter lock held.
+class BlockIds {
+ public:
+  /// @throws TypeError no integers; Error(OutOfRange) naming the id, its position and `name`
+  BlockIds(nb::handle ids, char const* name);
+  [[nodiscard]] std::span<BlockId const> span() const noexcept { return view_; }
+  [[nodiscard]] std::vector<BlockId> to_vector() const { return {view_.begin(), view_.end()}; }
+
+ private:
+  using Borrowed = nb::ndarray<std::uint32_t const, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+  Borrowed borrowed_;
+  std::vector<BlockId> owned_;
+  std::span<BlockId const> view_;
+};
+
+/// A tensor of the caller, or a raw address, as a region of an external layout.
+struct Tensor {
+  std::uintptr_t address = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t item_bytes = 1;
+  bool raw = false;                   ///< given as (address, bytes): no element width known
+  std::optional<DeviceId> device_id;  ///< of a device tensor, where the caller's library says
+  std::shared_ptr<void const> keep_alive;
+};
+
+/// Reads a tensor without copying: numpy arrays, DLPack and buffer objects, objects with
+/// __cuda_array_interface__, Region, or (address, bytes[, device_id[, owner]]).
+/// @param name  of the list, @param index its position: for messages
+/// @throws TypeError nothing of the above; Error(InvalidArgument) read-only, not C-contiguous,
+/// empty
+Tensor to_tensor(nb::handle object, char const* name, std::size_t index);
+
+/// Host-accessible memory of a region as a numpy array that keeps it alive.
+/// @throws UnsupportedError memory that the CPU cannot reach; Error(InvalidArgument) more bytes
+/// than
+///         the region has
+nb::object to_numpy(memory::Region const& region, nb::handle shape, nb::handle dtype);
+
+/// A PhysicalLayoutBuilder on this source.
+nb::object make_layout_builder(std::shared_ptr<memory::MemorySource> const& source);
+
+}  // namespace kvbm::python

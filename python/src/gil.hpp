@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <concepts>
+#include <memory>
+#include <utility>
+
+/// Who holds the interpreter lock, and what other threads may do with Python objects.
+namespace kvbm::python {
+
+namespace nb = nanobind;
+
+/// Releases the interpreter lock for a scope, where the thread holds it at all.
+class GilRelease {
+ public:
+  GilRelease() noexcept;
+  ~GilRelease();
+  GilRelease(GilRelease const&) = delete;
+  GilRelease& operator=(GilRelease const&) = delete;
+
+ private:
+  PyThreadState* state_ = nullptr;
+};
+
+/// Lets a thread of the library into the interpreter for a scope.
+///
+/// A thread that asks for the lock of an interpreter that is going away never comes back, so an
+/// exit handler closes the door first and waits for those inside; whoever comes later is told no.
+/// Threads that hold the lock, or released it in a GilRelease further up, may always enter.
+class GilEntry {
+ public:
+  GilEntry() noexcept;
+  ~GilEntry();
+  GilEntry(GilEntry const&) = delete;
+  GilEntry& operator=(GilEntry const&) = delete;
+  /// Whether the lock is held now.
+  [[nodiscard]] explicit operator bool() const noexcept { return entered_; }
+
+ private:
+  bool entered_ = false;
+  bool counted_ = false;
+  bool acquired_ = false;
+  PyGILState_STATE state_{};
+};
+
+/// Registers the exit handler that closes the door.
+void close_at_exit();
+
+/// A reference to a Python object that any thread may drop; leaked if the interpreter is gone.
+using SharedObject = std::shared_ptr<PyObject>;
+SharedObject share(nb::object object);
+
+/// Holds something whose destruction may wait for a thread that needs the interpreter lock.
+template <typename T>
+class Unlocked {
+ public:
+  Unlocked(T value) : value_(std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  ~Unlocked() {
+    GilRelease const unlocked;
+    T const last = std::move(value_);
+  }
+  Unlocked(Unlocked const&) = default;
+  Unlocked(Unlocked&&) = default;
+  Unlocked& operator=(Unlocked const&) = default;
+  Unlocked& operator=(Unlocked&&) = default;
+
+  [[nodiscard]] T const& operator*() const noexcept { return value_; }
+  [[nodiscard]] T const* operator->() const noexcept { return &value_; }
+  [[nodiscard]] T& operator*() noexcept { return value_; }
+
+ private:
+  T value_;
+};
+
+}  // namespace kvbm::python
