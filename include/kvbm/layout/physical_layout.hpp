@@ -50,6 +50,7 @@ struct BlockGeometry {
   PerDim<std::uint64_t> extents{};  ///< elements; Unknown formats: Head 1, HeadDim inner_dim
   std::uint64_t element_bytes = 0;
   std::uint64_t region_bytes = 0;  ///< least bytes of every region
+  friend bool operator==(BlockGeometry const&, BlockGeometry const&) = default;
 };
 
 /// Computes the geometry without any memory. Rounded up to config.alignment() are: a fully
