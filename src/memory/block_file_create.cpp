@@ -56,7 +56,6 @@ void lock_file(FileHandle const& file, std::filesystem::path const& path, OpenMo
   if (error != 0) { throw_io(path, "flock", error); }
 }
 
-// A file system may take O_DIRECT at open() and refuse it at the first read.
 int try_direct_read(FileHandle const& file) {
   struct Free {
     void operator()(void* memory) const { std::free(memory); }  // NOLINT(*-no-malloc)
@@ -66,26 +65,30 @@ int try_direct_read(FileHandle const& file) {
   return file.read_at({static_cast<std::byte*>(page.get()), kFileAlignment}, 0);
 }
 
-void open_direct(DataFile& data, std::filesystem::path const& path, OpenMode mode,
-                 bool allow_direct) {
-  if (!allow_direct) {
-    data.direct_reason = "not asked for";
-    return;
+// The lock is on the direct descriptor where there is one: direct writes that are under way when
+// their process is killed keep that descriptor, and so the lock, until they have reached the disk.
+// (Those through the page cache end with the process.)
+void open_direct_and_lock(DataFile& data, std::filesystem::path const& path, OpenMode mode,
+                          bool allow_direct) {
+  data.direct_reason = "not asked for";
+  if (allow_direct) {
+    int error = 0;
+    int const access = mode == OpenMode::ReadWrite ? O_RDWR : O_RDONLY;
+    data.direct = FileHandle::try_open(path, access | O_DIRECT, error);
+    data.direct_reason =
+        error == 0 ? "O_DIRECT" : fmt::format("open with O_DIRECT: {}", describe_errno(error));
   }
-  int error = 0;
-  int const access = mode == OpenMode::ReadWrite ? O_RDWR : O_RDONLY;
-  data.direct = FileHandle::try_open(path, access | O_DIRECT, error);
-  if (error != 0) {
-    data.direct_reason = fmt::format("open with O_DIRECT: {}", describe_errno(error));
-    return;
-  }
-  error = try_direct_read(data.direct);
-  if (error != 0) {
-    data.direct.close();
-    data.direct_reason = fmt::format("read with O_DIRECT: {}", describe_errno(error));
-    return;
-  }
-  data.direct_reason = "O_DIRECT";
+  lock_file(data.direct ? data.direct : data.buffered, path, mode);
+}
+
+// A file system may take O_DIRECT at open() and refuse it at the first read.
+void confirm_direct(DataFile& data, std::filesystem::path const& path, OpenMode mode) {
+  if (!data.direct) { return; }
+  int const error = try_direct_read(data.direct);
+  if (error == 0) { return; }
+  data.direct.close();
+  data.direct_reason = fmt::format("read with O_DIRECT: {}", describe_errno(error));
+  lock_file(data.buffered, path, mode);
 }
 
 std::string read_manifest_text(std::filesystem::path const& path) {
@@ -122,21 +125,23 @@ void write_manifest(std::filesystem::path const& path, std::string const& text, 
   undo.keep();
 }
 
+bool is_taken(std::filesystem::path const& path) {
+  std::error_code unknown;  // where not even a look is possible, creating will say why
+  auto const type = std::filesystem::symlink_status(path, unknown).type();
+  return type != std::filesystem::file_type::not_found && type != std::filesystem::file_type::none;
+}
+
 void refuse_existing(BlockFilePaths const& paths) {
+  if (is_taken(paths.data) && !is_taken(paths.manifest)) {
+    throw_error(ErrorCode::AlreadyExists,
+                fmt::format("{}: exists already without a manifest: not a block file, or left by a "
+                            "creation that was cut short; remove it or choose another path",
+                            paths.data.string()),
+                EEXIST);
+  }
   for (auto const* path : {&paths.data, &paths.table, &paths.manifest}) {
-    std::error_code ignored;
-    if (std::filesystem::symlink_status(*path, ignored).type() !=
-        std::filesystem::file_type::not_found) {
-      bool const torn =
-          path == &paths.data && !std::filesystem::exists(paths.manifest, ignored) && !ignored;
-      if (ignored) { return; }  // not even a look is possible: creating will say why
-      throw_error(ErrorCode::AlreadyExists,
-                  fmt::format("{}: exists already{}", path->string(),
-                              torn ? " without a manifest: not a block file, or left by a creation "
-                                     "that was cut short; remove it or choose another path"
-                                   : "; open it, or remove it first"),
-                  EEXIST);
-    }
+    KVBM_EXPECTS(!is_taken(*path), AlreadyExists,
+                 fmt::format("{}: exists already; open it, or remove it first", path->string()));
   }
 }
 
@@ -158,12 +163,12 @@ std::shared_ptr<BlockFile> BlockFile::create(BlockFileSpec const& spec,
   DataFile data;
   data.buffered = FileHandle::open(paths.data, O_CREAT | O_EXCL | O_RDWR);
   FileRemover undo_data(paths.data);
-  lock_file(data.buffered, paths.data, OpenMode::ReadWrite);
+  open_direct_and_lock(data, paths.data, OpenMode::ReadWrite, io->options().allow_direct);
   int const error = data.buffered.preallocate(geometry.data_bytes);
   if (error != 0) {
     throw_io(paths.data, fmt::format("preallocate {} bytes", geometry.data_bytes), error);
   }
-  open_direct(data, paths.data, OpenMode::ReadWrite, io->options().allow_direct);
+  confirm_direct(data, paths.data, OpenMode::ReadWrite);
 
   FileHandle table_file = FileHandle::open(paths.table, O_CREAT | O_EXCL | O_RDWR);
   FileRemover undo_table(paths.table);
@@ -203,7 +208,7 @@ std::shared_ptr<BlockFile> BlockFile::open(std::filesystem::path const& path, Op
   struct stat const status = data.buffered.status(paths.data);
   KVBM_EXPECTS(S_ISREG(status.st_mode), InvalidArgument,
                fmt::format("{}: not a regular file", paths.data.string()));
-  lock_file(data.buffered, paths.data, mode);
+  open_direct_and_lock(data, paths.data, mode, io->options().allow_direct);
 
   Manifest manifest = decode_manifest(read_manifest_text(paths.manifest), paths.manifest.string());
   FileGeometry const geometry = check_groups(manifest.groups);
@@ -213,7 +218,7 @@ std::shared_ptr<BlockFile> BlockFile::open(std::filesystem::path const& path, Op
     throw CorruptError(fmt::format("{}: truncated: {} bytes, its manifest promises {}",
                                    paths.data.string(), bytes, geometry.data_bytes));
   }
-  open_direct(data, paths.data, mode, io->options().allow_direct);
+  confirm_direct(data, paths.data, mode);
 
   int error = 0;
   FileHandle table_file = FileHandle::try_open(paths.table, access, error);

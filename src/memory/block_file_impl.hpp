@@ -21,9 +21,10 @@ struct BlockFilePaths {
 };
 
 /// The descriptors of a data file: one through the page cache, one around it where there is such.
+/// The latter holds the lock where it is there, else the former.
 struct DataFile {
-  FileHandle buffered;  ///< holds the lock
-  FileHandle direct;    ///< empty: no direct I/O
+  FileHandle buffered;
+  FileHandle direct;  ///< empty: no direct I/O
   std::string direct_reason;
 };
 
