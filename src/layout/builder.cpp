@@ -19,7 +19,7 @@ struct Allocate {
   DeviceId device_id = -1;
 };
 struct AllocateDisk {
-  std::filesystem::path path;  ///< empty: temporary
+  std::optional<std::filesystem::path> path;  ///< none: temporary
 };
 struct AllocateObject {
   std::string bucket;
@@ -76,7 +76,9 @@ struct MakeRegions {
     return detail::allocate_regions(spec, source, step.kind, step.device_id);
   }
   Regions operator()(AllocateDisk const& step) const {
-    return detail::create_file(spec, source, step.path);
+    KVBM_EXPECTS(!step.path || !step.path->empty(), InvalidArgument,
+                 "allocate_disk: the path is empty; without a path the file is temporary");
+    return detail::create_file(spec, source, step.path.value_or(std::filesystem::path{}));
   }
   Regions operator()(std::vector<ExternalRegion> const& regions) const {
     return detail::external_regions(spec, source, regions);
@@ -210,8 +212,6 @@ PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_disk(
     std::filesystem::path const& path) const
   requires(!M)
 {
-  KVBM_EXPECTS(!path.empty(), InvalidArgument,
-               "allocate_disk: the path is empty; without a path the file is temporary");
   return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{path}));
 }
 
