@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nanobind.stubgen import StubGen
-
 import kvbm_cpp._kvbm_cpp
+from nanobind.stubgen import StubGen
 
 HEADER = "# SPDX-License-Identifier: Apache-2.0\n# Written by python/gen_stub.py: do not edit.\n"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exceptions of kvbm_cpp: one class a code, each also the builtin that a caller would expect."""
+"""The exceptions of kvbm_cpp: one class a code, each also the builtin that callers expect."""
 
 from __future__ import annotations
 

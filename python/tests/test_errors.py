@@ -115,9 +115,7 @@ def test_block_ids_are_checked(manager: kvbm.TransferManager, pair: Pair) -> Non
     ],
     ids=lambda ids: type(ids).__name__,
 )
-def test_block_ids_are_any_integers(
-    manager: kvbm.TransferManager, pair: Pair, ids: Any
-) -> None:
+def test_block_ids_are_any_integers(manager: kvbm.TransferManager, pair: Pair, ids: Any) -> None:
     manager.execute_transfer(pair[0], ids, pair[1], [0, 1]).wait()
     assert manager.block_checksums(pair[1], [0, 1]) == manager.block_checksums(pair[0], [4, 2])
 
@@ -137,24 +135,21 @@ def test_ranges_are_checked(manager: kvbm.TransferManager, pair: Pair, option: s
         ((0, 9), kvbm.OutOfRangeError),
     ):
         with pytest.raises(error, match=option):
-            options = kvbm.TransferOptions(**{option: bad})
-            manager.execute_transfer(pair[0], [0], pair[1], [0], options)
+            manager.execute_transfer(
+                pair[0], [0], pair[1], [0], kvbm.TransferOptions(**{option: bad})
+            )
 
 
 def test_unlike_layouts_are_refused(manager: kvbm.TransferManager, pair: Pair) -> None:
     wide = manager.register_layout(contiguous(manager, config(width=4)))
     with pytest.raises(kvbm.InvalidArgumentError, match="4"):
         manager.execute_transfer(pair[0], [0], wide, [0])
-    unknown = manager.register_layout(
-        contiguous(manager, config(), kvbm.KvBlockLayout.Unknown)
-    )
+    unknown = manager.register_layout(contiguous(manager, config(), kvbm.KvBlockLayout.Unknown))
     with pytest.raises(kvbm.InvalidArgumentError, match="Unknown"):
         manager.execute_transfer(pair[0], [0], unknown, [0])
 
 
-def test_foreign_and_stale_handles_are_refused(
-    manager: kvbm.TransferManager, pair: Pair
-) -> None:
+def test_foreign_and_stale_handles_are_refused(manager: kvbm.TransferManager, pair: Pair) -> None:
     manager.unregister_layout(pair[1])
     foreign = kvbm.LayoutHandle(manager.worker_id ^ 1, 0)
     reserved = kvbm.LayoutHandle.from_u128(pair[0].to_u128() | (1 << 100))
@@ -200,7 +195,7 @@ def test_a_flipped_bit_names_file_and_block(manager: kvbm.TransferManager, tmp_p
     memory = contiguous(manager, config(), place=Builder.allocate_pinned)
     target = manager.register_layout(memory)
     done = manager.execute_transfer(again, range(6), target, range(6))
-    with pytest.raises(kvbm.CorruptError, match="store.*3"):
+    with pytest.raises(kvbm.CorruptError, match=r"store.*3"):
         done.wait()
     failed = done.failed_blocks()
     assert [block.position for block in failed] == [3]
@@ -212,7 +207,7 @@ def test_a_flipped_bit_names_file_and_block(manager: kvbm.TransferManager, tmp_p
 def test_absent_backends_are_unsupported() -> None:
     with pytest.raises(kvbm.UnsupportedError, match="CUDA"):
         kvbm.TransferManager(cuda_device_id=0)
-    with pytest.raises(kvbm.UnsupportedError, match="(?i)nixl"):
+    with pytest.raises(kvbm.UnsupportedError, match=r"(?i)nixl"):
         kvbm.TransferManager(nixl_backends=["UCX"])
     assert kvbm.cuda_unavailable_reason()
     with pytest.raises(kvbm.UnsupportedError):
@@ -231,9 +226,7 @@ def test_bad_managers_are_refused() -> None:
         kvbm.TransferManager(3)  # type: ignore[call-arg]
 
 
-def test_layouts_in_use_are_busy(
-    manager: kvbm.TransferManager, gate: Gate, pair: Pair
-) -> None:
+def test_layouts_in_use_are_busy(manager: kvbm.TransferManager, gate: Gate, pair: Pair) -> None:
     device = manager.register_layout(
         contiguous(manager, config(), place=lambda b: b.allocate_device(0))
     )

@@ -22,9 +22,7 @@ Move = Any  # a function (**options) -> notification
 def move(manager: kvbm.TransferManager, gate: Gate) -> Move:
     """Starts a transfer of two blocks that stays pending until the gate opens."""
     handles = [
-        manager.register_layout(
-            contiguous(manager, config(), place=lambda b: b.allocate_device(0))
-        )
+        manager.register_layout(contiguous(manager, config(), place=lambda b: b.allocate_device(0)))
         for _ in range(2)
     ]
 
@@ -85,7 +83,9 @@ def test_other_threads_run_while_one_waits(gate: Gate, move: Move) -> None:
     assert ended.is_set()
 
 
-def test_close_waits_without_the_lock(manager: kvbm.TransferManager, gate: Gate, move: Move) -> None:
+def test_close_waits_without_the_lock(
+    manager: kvbm.TransferManager, gate: Gate, move: Move
+) -> None:
     done = move()
     closing = threading.Event()
 
@@ -244,9 +244,7 @@ def test_aggregate_waits_for_all(gate: Gate, move: Move) -> None:
     assert not kvbm.TransferCompleteNotification.aggregate([]).could_yield()
     assert not kvbm.TransferCompleteNotification.aggregate([ready, ready]).could_yield()
     source = kvbm.StopSource()
-    all_of = kvbm.TransferCompleteNotification.aggregate(
-        [move(), ready, move(cancellation=source)]
-    )
+    all_of = kvbm.TransferCompleteNotification.aggregate([move(), ready, move(cancellation=source)])
     source.request_stop()
     assert not all_of.is_ready()
     gate.open()

@@ -33,11 +33,7 @@ def test_stub_is_current() -> None:
 
 
 def test_everything_public_is_documented() -> None:
-    missing = [
-        name
-        for name in kvbm.__all__
-        if not (getattr(kvbm, name).__doc__ or "").strip()
-    ]
+    missing = [name for name in kvbm.__all__ if not (getattr(kvbm, name).__doc__ or "").strip()]
     assert missing == []
 
 

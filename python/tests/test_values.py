@@ -155,8 +155,8 @@ def test_options_keep_what_they_were_given() -> None:
         spare=kvbm.Spare.SpareCpu,
     )
     assert options.layer_range == range(1, 3)
-    assert options.src_head_range == range(0, 2)
-    assert options.dst_head_range == range(0, 2)
+    assert options.src_head_range == range(2)
+    assert options.dst_head_range == range(2)
     assert options.src_kv_layout == kvbm.KvBlockLayout.OperationalHND
     assert options.dst_kv_layout is None
     assert options.timeout == 1.5

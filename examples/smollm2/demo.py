@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KV blocks of a real language model: offloaded to disk, brought back by another process.
+
+A process prefills a prompt, generates tokens, and offloads its KV blocks device -> pinned -> disk.
+A new process onboards them and generates the same tokens, after a small part of the time that the
+prefill took. Three more processes, the ranks of a tensor-parallel engine, each onboard one KV head.
+
+exit status: 0 everything is equal, 1 something differs, 2 a step failed or was called wrongly
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import kvbm_cpp as kvbm
+
+STEPS = ("prefill", "onboard", "rank", "report")
+TP_RANKS = 3
+
+
+class StepError(Exception):
+    """A process of the demo ended with an error."""
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=1000, help="prompt tokens (default 1000)")
+    parser.add_argument("--generate", type=int, default=32, help="tokens to generate (default 32)")
+    parser.add_argument(
+        "--workdir", type=Path, help="folder for the store (default: a temporary one)"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave store and results in the folder")
+    parser.add_argument(
+        "--corrupt", action="store_true", help="flip one bit of the store before onboarding"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result")
+    parser.add_argument("step", nargs="?", choices=STEPS, help="run one step only, in --workdir")
+    parser.add_argument("--rank", type=int, default=0, help="which rank the step 'rank' is")
+    given = parser.parse_args(arguments)
+    if given.generate < 1:
+        parser.error(f"--generate is {given.generate}, must be at least 1")
+    if given.step and given.workdir is None:
+        parser.error(f"the step '{given.step}' needs --workdir")
+    if given.plot and given.plot.suffix != ".png":
+        parser.error(f"--plot is {given.plot}, must end in .png")
+    return given
+
+
+def start(given: argparse.Namespace, folder: Path, *step: str) -> subprocess.Popen[bytes]:
+    """Starts a step as a new process."""
+    command = [sys.executable, str(Path(__file__).resolve()), *step, "--workdir", str(folder)]
+    command += ["--tokens", str(given.tokens), "--generate", str(given.generate)]
+    return subprocess.Popen(command)
+
+
+def finish(name: str, process: subprocess.Popen[bytes]) -> None:
+    """Waits for a step; one that failed ends the demo."""
+    status = process.wait()
+    if status != 0:
+        raise StepError(f"the step '{name}' ended with status {status}, see above")
+
+
+def run_step(given: argparse.Namespace) -> None:
+    """Runs one step in this process."""
+    import roles
+
+    if given.step == "prefill":
+        roles.prefill(given.workdir, given.tokens, given.generate)
+    elif given.step == "onboard":
+        roles.onboard(given.workdir)
+    else:
+        roles.rank(given.workdir, given.rank, TP_RANKS)
+
+
+def corrupt(folder: Path) -> None:
+    """Flips a bit in the middle block of the store."""
+    import roles
+    import tiers
+    from progress import Progress
+
+    block = roles.read_results(folder, "prefill")["blocks"] // 2
+    offset = tiers.flip_one_bit(folder, block)
+    roles.write_results(folder, "corrupt", {"block": block, "offset": offset})
+    Progress("corrupt").say(f"flipped a bit of block {block}, byte {offset} of the store")
+
+
+def report(given: argparse.Namespace, folder: Path) -> bool:
+    """Compares and prints; whether everything is equal."""
+    import report as reports
+    import roles
+
+    damaged = None
+    if (folder / "corrupt.json").is_file():
+        damaged = roles.read_results(folder, "corrupt")["block"]
+    before, after = (roles.read_results(folder, role) for role in ("prefill", "onboard"))
+    ranks = [roles.read_results(folder, f"rank{index}") for index in range(TP_RANKS)]
+    checks = reports.compare(before, after, ranks, damaged)
+    result = reports.summary(before, after, checks)
+    print(json.dumps(result, indent=2) if given.json else reports.table(result))
+    if given.plot:
+        reports.plot(result, given.plot)
+        print(f"wrote {given.plot}", file=sys.stderr)
+    return bool(result["passed"])
+
+
+def run_all(given: argparse.Namespace, folder: Path) -> bool:
+    """The whole demo; whether everything is equal."""
+    finish("prefill", start(given, folder, "prefill"))
+    if given.corrupt:
+        corrupt(folder)
+    finish("onboard", start(given, folder, "onboard"))
+    ranks = [start(given, folder, "rank", "--rank", str(index)) for index in range(TP_RANKS)]
+    for index, process in enumerate(ranks):
+        finish(f"rank {index}", process)
+    return report(given, folder)
+
+
+def clean(folder: Path) -> None:
+    """Removes what the demo made in a folder that it did not make."""
+    names = ["prefill.json", "onboard.json", "corrupt.json"]
+    names += [f"rank{index}.json" for index in range(TP_RANKS)]
+    for path in (*(folder / name for name in names), *folder.glob("kv.store*")):
+        path.unlink(missing_ok=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the demo; returns the exit status."""
+    given = parse(arguments)
+    try:
+        if given.step == "report":
+            return 0 if report(given, given.workdir) else 1
+        if given.step:
+            run_step(given)
+            return 0
+        if given.workdir:
+            given.workdir.mkdir(parents=True, exist_ok=True)
+            folder = given.workdir
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="kvbm-demo-"))
+        if (folder / "kv.store").exists():
+            raise FileExistsError(f"{folder / 'kv.store'} is there already: give another --workdir")
+        try:
+            return 0 if run_all(given, folder) else 1
+        finally:
+            if given.keep:
+                print(f"kept {folder}", file=sys.stderr)
+            elif given.workdir:
+                clean(folder)
+            else:
+                shutil.rmtree(folder)
+    except (StepError, kvbm.Error, OSError, ValueError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
