@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <span>
 
 #include "kernels/box_plan.hpp"
 #include "kvbm/kernels/copy_engine.hpp"
@@ -44,6 +45,13 @@ struct CopyCall {
     if (call.plan.non_temporal) fence_non_temporal();
   }
 };
+
+/// Asked before anything is multiplied: a product with a zero in it may pass 64 bits on the way.
+bool box_is_empty(kvbm_copy_template const& shape) noexcept {
+  return shape.run_bytes == 0 ||
+         std::ranges::any_of(std::span(shape.dims).first(shape.num_dims),
+                             [](kvbm_copy_dim const& dim) { return dim.extent == 0; });
+}
 
 bool span_overflows(std::uint64_t extent, std::int64_t stride, std::int64_t& reach) noexcept {
   std::int64_t span = 0;
@@ -97,12 +105,12 @@ struct BlockBoxes {
 
 char const* find_fault(kvbm_copy_template const& shape) noexcept {
   if (shape.num_dims > KVBM_MAX_COPY_DIMS) return "num_dims is above KVBM_MAX_COPY_DIMS";
+  auto const dims = std::span(shape.dims).first(shape.num_dims);
+  if (box_is_empty(shape)) return nullptr;
   std::uint64_t bytes = shape.run_bytes;
   std::int64_t src_reach = 0;
   std::int64_t dst_reach = 0;
-  for (std::uint32_t i = 0; i < shape.num_dims; ++i) {
-    kvbm_copy_dim const& dim = shape.dims[i];
-    if (dim.extent == 0) return nullptr;
+  for (kvbm_copy_dim const& dim : dims) {
     if (__builtin_mul_overflow(bytes, dim.extent, &bytes)) return "the bytes of a box overflow";
     if (span_overflows(dim.extent, dim.src_stride, src_reach) ||
         span_overflows(dim.extent, dim.dst_stride, dst_reach)) {
@@ -114,7 +122,7 @@ char const* find_fault(kvbm_copy_template const& shape) noexcept {
 
 char const* find_fault(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes) noexcept {
   if (char const* fault = find_fault(shape)) return fault;
-  if (boxes.num_segments == 0 || boxes.num_blocks == 0) return nullptr;
+  if (boxes.num_segments == 0 || boxes.num_blocks == 0 || box_is_empty(shape)) return nullptr;
   if (boxes.src_segments == nullptr || boxes.dst_segments == nullptr) return "a segment table is null";
   if (boxes.src_blocks == nullptr || boxes.dst_blocks == nullptr) return "a block table is null";
   std::uint64_t total = 0;
@@ -123,7 +131,6 @@ char const* find_fault(kvbm_copy_template const& shape, kvbm_copy_boxes const& b
       __builtin_mul_overflow(total, box_bytes(shape), &total) || total > kMaxBytes) {
     return "the bytes of all boxes overflow";
   }
-  if (total == 0) return nullptr;
   if (any_null(boxes.src_segments, boxes.num_segments) ||
       any_null(boxes.dst_segments, boxes.num_segments)) {
     return "the address of a segment is null";

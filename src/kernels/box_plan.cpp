@@ -74,13 +74,28 @@ bool is_element(std::uint64_t bytes) noexcept {
 
 constexpr std::uint64_t kLineBytes = 64;
 
-/// Iterations of the inner loop before the outer one advances.
-std::uint64_t tile_of(Nest const& nest) noexcept {
-  // The lines that one pass over the tile touches at the source have to live in L1 until the next
+std::uint64_t longest_stride(Loop const& loop) noexcept {
+  return std::max(magnitude(loop.src_stride), magnitude(loop.dst_stride));
+}
+
+/// Puts the loops of a run nest into the better order and sets its tile.
+void order_runs(Nest& nest) noexcept {
+  if (nest.run_bytes >= kLineBytes) {
+    // Runs are whole lines, so nothing is shared between neighbours and the order is free. With the
+    // longer strides inside, both sides are a few streams that advance line by line; the other way
+    // round one side is read in leaps, which prefetchers do not follow (measured on Zen 4: 1.0
+    // against 0.6 of a plain copy for NHD -> UniversalTP).
+    constexpr std::uint64_t kMaxStreams = 64;
+    if (nest.outer.extent > 1 && longest_stride(nest.outer) > longest_stride(nest.inner)) {
+      std::swap(nest.outer, nest.inner);
+    }
+    nest.tile = std::min(kMaxStreams, nest.inner.extent);
+    return;
+  }
+  // Runs share lines. The lines that one pass over the tile touches at the source have to live in L1 until the next
   // pass reads their neighbours: half of a 32 KiB L1.
   constexpr std::uint64_t kTileBytes = 16U << 10U;
-  std::uint64_t const footprint = std::max(kLineBytes, nest.run_bytes);
-  return std::clamp<std::uint64_t>(kTileBytes / footprint, 1, nest.inner.extent);
+  nest.tile = std::min(kTileBytes / kLineBytes, nest.inner.extent);
 }
 
 }  // namespace
@@ -133,8 +148,8 @@ BoxPlan plan_box(kvbm_copy_template const& shape, bool non_temporal) noexcept {
     plan.kernel = select_transpose_kernel(run_bytes, non_temporal);
   } else {
     plan.kernel = select_run_kernel(run_bytes, non_temporal);
+    order_runs(nest);
   }
-  nest.tile = tile_of(nest);
   return plan;
 }
 
