@@ -61,6 +61,21 @@ bool same(ExtentGroup const& a, ExtentGroup const& b) {
          a.extent_stride == b.extent_stride && a.count == b.count;
 }
 
+/// Refuses a descriptor that is not of this file.
+void expect_describes(LayoutSpec const& spec, LayoutDescriptor const& descriptor,
+                      BlockFile const& file) {
+  KVBM_EXPECTS(!descriptor.tensor && descriptor.regions == describe(spec).regions, Corrupt,
+               "its regions are not those of a file");
+  auto const& groups = file.groups();
+  KVBM_EXPECTS(groups.size() == descriptor.regions.size(), Corrupt,
+               fmt::format("it has {} regions, the file {} extent groups",
+                           descriptor.regions.size(), groups.size()));
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    KVBM_EXPECTS(same(groups[i], group_of(spec, i)), Corrupt,
+                 fmt::format("region {} does not fit extent group {} of the file", i, i));
+  }
+}
+
 }  // namespace
 
 SpecRequest for_disk(SpecRequest request) {
@@ -109,32 +124,18 @@ PhysicalLayout PhysicalLayout::open_disk(std::shared_ptr<memory::MemorySource> s
   KVBM_EXPECTS(source != nullptr, InvalidArgument,
                "PhysicalLayout::open_disk needs a memory source, got null");
   auto const file = memory::BlockFile::open(path, mode, source->disk_io());
-  auto const refuse = [&](std::string const& why) {
-    throw CorruptError(
-        fmt::format("{}: the manifest's layout descriptor is bad: {}", path.string(), why));
-  };
   try {
     auto const descriptor = LayoutDescriptor::from_json(file->metadata());
     auto spec = detail::make_spec({descriptor.config, descriptor.kind, descriptor.dimension,
                                    descriptor.format, descriptor.tensor});
-    if (descriptor.tensor || descriptor.regions != detail::describe(spec).regions) {
-      refuse("its regions are not those of a file");
-    }
-    auto const& groups = file->groups();
-    for (std::size_t i = 0; i < descriptor.regions.size(); ++i) {
-      if (groups.size() != descriptor.regions.size() ||
-          !detail::same(groups[i], detail::group_of(spec, i))) {
-        refuse(fmt::format("it does not fit the file's {} extent groups", groups.size()));
-      }
-    }
+    detail::expect_describes(spec, descriptor, *file);
     auto regions = detail::regions_of(spec, file);
     return detail::make_layout(std::move(spec), std::move(regions), std::move(source));
-  } catch (CorruptError const&) { throw; } catch (Error const& error) {
-    if (error.code() == ErrorCode::VersionMismatch) {
-      throw Error(error.code(), fmt::format("{}: {}", path.string(), error.what()));
-    }
-    refuse(error.what());
-    throw;
+  } catch (Error const& error) {
+    auto const code =
+        error.code() == ErrorCode::VersionMismatch ? error.code() : ErrorCode::Corrupt;
+    throw_error(code, fmt::format("{}: the manifest's layout descriptor is refused: {}",
+                                  path.string(), error.what()));
   }
 }
 

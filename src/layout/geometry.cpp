@@ -21,11 +21,10 @@ using detail::StridedDim;
 constexpr std::uint64_t kMaxLayerRegions = std::uint64_t{1} << 20U;
 
 std::uint64_t align_up(std::uint64_t bytes, LayoutConfig const& config) {
-  auto const aligned = checked_align_up(bytes, config.alignment());
-  KVBM_EXPECTS(aligned <= kMaxBytes, Overflow,
+  KVBM_EXPECTS(bytes <= kMaxBytes && config.alignment() - 1 <= kMaxBytes - bytes, Overflow,
                fmt::format("{} bytes aligned up to {} exceed {} bytes", bytes, config.alignment(),
                            kMaxBytes));
-  return aligned;
+  return checked_align_up(bytes, config.alignment());
 }
 
 BlockGeometry fully_contiguous(LayoutConfig const& config, KvBlockLayout const& format) {
