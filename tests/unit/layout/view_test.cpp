@@ -216,7 +216,7 @@ TEST(Intersect, L16_DifferentLabelsAndExtentsAreErrors) {
   View const other(2, {{Dim::Layer, 16, 1024}, {Dim::Head, 8, 128}, {Dim::HeadDim, 64, 2}});
   expect_error(ErrorCode::InvalidArgument, {"axis nl", "second"},
                [&] { return intersect(chunk_of(8), other); });
-  expect_error(ErrorCode::InvalidArgument, {"axis nl"},
+  expect_error(ErrorCode::InvalidArgument, {"axis nt"},
                [&] { return intersect(other, chunk_of(8)); });
   expect_error(ErrorCode::InvalidArgument, {"nh", "8", "4"},
                [&] { return intersect(chunk_of(8), chunk_of(4)); });
