@@ -12,7 +12,11 @@ using kvbm::layout::PhysicalLayout;
 
 PhysicalLayout complete(std::shared_ptr<kvbm::memory::MemorySource> const& source,
                         LayoutConfig const& config) {
-  return PhysicalLayout::builder(source).config(config).fully_contiguous().allocate_system().build();
+  return PhysicalLayout::builder(source)
+      .config(config)
+      .fully_contiguous()
+      .allocate_system()
+      .build();
 }
 
 void misuse(std::shared_ptr<kvbm::memory::MemorySource> const& source, LayoutConfig const& config,

@@ -20,9 +20,7 @@ template <typename T, typename Use>
 void decode(std::string_view text, Use use) {
   try {
     auto const value = T::from_json(text);
-    if (!(T::from_json(value.to_json()) == value)) {
-      std::abort();
-    }
+    if (!(T::from_json(value.to_json()) == value)) { std::abort(); }
     use(value);
   } catch (Error const& error) {
     if (error.code() != ErrorCode::Corrupt && error.code() != ErrorCode::VersionMismatch) {
@@ -40,9 +38,7 @@ void check_corners(LayoutDescriptor const& descriptor) {
       for (auto const outer : {std::uint64_t{0}, config.outer_dim() - 1}) {
         auto const& region = descriptor.regions[geometry.layers_are_regions ? layer : 0];
         auto const address = descriptor.address(block, layer, outer);
-        if (address < region.address || address - region.address >= region.bytes) {
-          std::abort();
-        }
+        if (address < region.address || address - region.address >= region.bytes) { std::abort(); }
       }
     }
   }
