@@ -20,7 +20,8 @@ struct Workload {
 
   [[nodiscard]] std::uint64_t block_bytes() const noexcept {
     std::uint64_t bytes = width;
-    for (std::uint64_t const extent : extents) bytes *= extent;
+    for (std::uint64_t const extent : extents)
+      bytes *= extent;
     return bytes;
   }
 };

@@ -8,8 +8,8 @@
 #include <span>
 
 #include "kernels/box_plan.hpp"
-#include "kvbm/kernels/copy_engine.hpp"
 #include "kvbm/core/checked.hpp"
+#include "kvbm/kernels/copy_engine.hpp"
 
 namespace kvbm::kernels {
 namespace {
@@ -123,7 +123,8 @@ char const* find_fault(kvbm_copy_template const& shape) noexcept {
 char const* find_fault(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes) noexcept {
   if (char const* fault = find_fault(shape)) return fault;
   if (boxes.num_segments == 0 || boxes.num_blocks == 0 || box_is_empty(shape)) return nullptr;
-  if (boxes.src_segments == nullptr || boxes.dst_segments == nullptr) return "a segment table is null";
+  if (boxes.src_segments == nullptr || boxes.dst_segments == nullptr)
+    return "a segment table is null";
   if (boxes.src_blocks == nullptr || boxes.dst_blocks == nullptr) return "a block table is null";
   std::uint64_t total = 0;
   if (__builtin_mul_overflow(std::uint64_t{boxes.num_segments}, std::uint64_t{boxes.num_blocks},

@@ -92,8 +92,8 @@ void order_runs(Nest& nest) noexcept {
     nest.tile = std::min(kMaxStreams, nest.inner.extent);
     return;
   }
-  // Runs share lines. The lines that one pass over the tile touches at the source have to live in L1 until the next
-  // pass reads their neighbours: half of a 32 KiB L1.
+  // Runs share lines. The lines that one pass over the tile touches at the source have to live in
+  // L1 until the next pass reads their neighbours: half of a 32 KiB L1.
   constexpr std::uint64_t kTileBytes = 16U << 10U;
   nest.tile = std::min(kTileBytes / kLineBytes, nest.inner.extent);
 }
@@ -112,8 +112,7 @@ BoxPlan plan_box(kvbm_copy_template const& shape, bool non_temporal) noexcept {
     if (dim.extent != 1) loops.push({dim.extent, dim.src_stride, dim.dst_stride});
   }
   if (plan.bytes == 0) return plan;
-  while (grow_run(loops, run_bytes) || merge_pair(loops)) {
-  }
+  while (grow_run(loops, run_bytes) || merge_pair(loops)) {}
 
   // The destination is walked in order, so that its lines are written once and whole.
   std::ranges::stable_sort(loops.view(), [](Loop const& a, Loop const& b) {
@@ -189,7 +188,8 @@ BoxSplit::BoxSplit(BoxPlan const& plan, std::uint64_t wanted_pieces) noexcept : 
     slots_[num_slots_++] = {part, loop, extent, quantum};
   };
   Nest const& nest = plan.nest;
-  for (std::uint32_t i = 0; i < plan.num_loops; ++i) add(Part::OuterLoop, i, plan.loops[i].extent, 1);
+  for (std::uint32_t i = 0; i < plan.num_loops; ++i)
+    add(Part::OuterLoop, i, plan.loops[i].extent, 1);
   if (plan.transposes) {
     // Whole tiles only, along the longer side.
     constexpr std::uint64_t kTileElements = 64;

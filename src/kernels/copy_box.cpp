@@ -13,7 +13,8 @@ void copy_box(kvbm_copy_template const& shape, void const* src, void* dst,
 
 std::uint64_t box_bytes(kvbm_copy_template const& shape) noexcept {
   std::uint64_t bytes = shape.run_bytes;
-  for (std::uint32_t i = 0; i < shape.num_dims; ++i) bytes *= shape.dims[i].extent;
+  for (std::uint32_t i = 0; i < shape.num_dims; ++i)
+    bytes *= shape.dims[i].extent;
   return bytes;
 }
 

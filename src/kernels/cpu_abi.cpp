@@ -27,9 +27,7 @@ template <class Body>
 kvbm_status guarded(Body const& body) noexcept {
   try {
     return body();
-  } catch (...) {
-    return KVBM_STATUS_INTERNAL;
-  }
+  } catch (...) { return KVBM_STATUS_INTERNAL; }
 }
 
 bool any_null(void const* const* pointers, std::size_t count) noexcept {
@@ -76,10 +74,10 @@ void copy_pairs(void const* const* src_ptrs, void* const* dst_ptrs, std::size_t 
 struct PermuteShape {
   std::uint64_t num_blocks, nh, nl, no, nt, hd, width;
   kvbm_block_order order;
-  std::uint64_t num_chunks = 0;  ///< of all blocks
-  std::uint64_t row_bytes = 0;   ///< [hd]
-  std::uint64_t slice_bytes = 0; ///< [nt, hd] of one head
-  std::uint64_t head_bytes = 0;  ///< [nl, no, nt, hd] of one head of the universal block
+  std::uint64_t num_chunks = 0;   ///< of all blocks
+  std::uint64_t row_bytes = 0;    ///< [hd]
+  std::uint64_t slice_bytes = 0;  ///< [nt, hd] of one head
+  std::uint64_t head_bytes = 0;   ///< [nl, no, nt, hd] of one head of the universal block
 
   /// False where a product leaves the 63-bit range.
   bool derive() noexcept {
@@ -113,7 +111,8 @@ struct PermuteShape {
     shape.dims[1] = {nt, chunk_token, row};
     shape.run_bytes = row_bytes;
     if (!to_universal) {
-      for (kvbm_copy_dim& dim : shape.dims) std::swap(dim.src_stride, dim.dst_stride);
+      for (kvbm_copy_dim& dim : shape.dims)
+        std::swap(dim.src_stride, dim.dst_stride);
     }
     return shape;
   }
@@ -153,7 +152,8 @@ std::uint64_t width_of(kvbm_dtype dtype) noexcept {
 }
 
 template <class Universal, class Chunk>
-kvbm_status permute(Universal* const* universal_ptrs, Chunk* const* block_ptrs, PermuteShape shape) {
+kvbm_status permute(Universal* const* universal_ptrs, Chunk* const* block_ptrs,
+                    PermuteShape shape) {
   if (shape.empty()) return KVBM_STATUS_OK;
   bool const known_order = shape.order == KVBM_BLOCK_NHD || shape.order == KVBM_BLOCK_HND;
   if (shape.width == 0 || !known_order) return KVBM_STATUS_INVALID_VALUE;
@@ -180,7 +180,8 @@ extern "C" {
 char const* kvbm_status_string(kvbm_status status) {
   switch (status) {
     case KVBM_STATUS_OK: return "success";
-    case KVBM_STATUS_INVALID_VALUE: return "invalid value: null table, unknown tag or size overflow";
+    case KVBM_STATUS_INVALID_VALUE:
+      return "invalid value: null table, unknown tag or size overflow";
     case KVBM_STATUS_NOT_SUPPORTED: return "not supported by this build or on this machine";
     case KVBM_STATUS_INTERNAL: return "internal error";
   }
@@ -226,7 +227,8 @@ kvbm_status kvbm_cpu_memcpy_batch(void const* const* src_ptrs, void* const* dst_
         taken = KVBM_MEMCPY_PATH_BATCHED;
         break;
       case KVBM_MEMCPY_FALLBACK_ONLY:
-        for (std::size_t i = 0; i < count; ++i) std::memcpy(dst_ptrs[i], src_ptrs[i], bytes);
+        for (std::size_t i = 0; i < count; ++i)
+          std::memcpy(dst_ptrs[i], src_ptrs[i], bytes);
         taken = KVBM_MEMCPY_PATH_INDIVIDUAL;
         break;
       default: return KVBM_STATUS_INVALID_VALUE;

@@ -26,7 +26,8 @@ CpuNodes usable_cpus() {
     if (!CPU_ISSET(static_cast<unsigned>(cpu), &set)) continue;
     if (int const node = numa_node_of_cpu(cpu); node >= 0) by_node[node].push_back(cpu);
   }
-  for (auto& [node, cpus] : by_node) nodes.cpus_of_node.push_back(std::move(cpus));
+  for (auto& [node, cpus] : by_node)
+    nodes.cpus_of_node.push_back(std::move(cpus));
   return nodes;
 }
 

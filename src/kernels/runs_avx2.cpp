@@ -52,7 +52,6 @@ KVBM_TARGET_AVX2_INLINE void copy_vectors(std::byte* to, std::byte const* from,
 /// Runs of a known multiple of 32 bytes.
 template <std::uint64_t RunBytes, bool NonTemporal>
 struct FixedRun {
-  static constexpr bool kNonTemporal = NonTemporal;
   KVBM_TARGET_AVX2_INLINE static void copy(std::byte* to, std::byte const* from,
                                            std::uint64_t /*bytes*/) noexcept {
     copy_vectors<NonTemporal>(to, from, RunBytes);
@@ -62,7 +61,6 @@ struct FixedRun {
 /// Runs of any multiple of 32 bytes.
 template <bool NonTemporal>
 struct VectorRun {
-  static constexpr bool kNonTemporal = NonTemporal;
   KVBM_TARGET_AVX2_INLINE static void copy(std::byte* to, std::byte const* from,
                                            std::uint64_t bytes) noexcept {
     copy_vectors<NonTemporal>(to, from, bytes);
@@ -71,7 +69,6 @@ struct VectorRun {
 
 /// Runs of 32 bytes and more: the last vector overlaps the one before it.
 struct OverlappingRun {
-  static constexpr bool kNonTemporal = false;
   KVBM_TARGET_AVX2_INLINE static void copy(std::byte* to, std::byte const* from,
                                            std::uint64_t bytes) noexcept {
     __m256i const tail = load(from + bytes - kVectorBytes);
@@ -82,7 +79,6 @@ struct OverlappingRun {
 
 /// Runs of 16 to 31 bytes.
 struct HalfVectorRun {
-  static constexpr bool kNonTemporal = false;
   KVBM_TARGET_AVX2_INLINE static void copy(std::byte* to, std::byte const* from,
                                            std::uint64_t bytes) noexcept {
     auto const at = [](auto* p) { return reinterpret_cast<__m128i const*>(p); };
@@ -95,7 +91,6 @@ struct HalfVectorRun {
 
 /// Long runs through the caches: the C library knows best.
 struct LibraryRun {
-  static constexpr bool kNonTemporal = false;
   static void copy(std::byte* to, std::byte const* from, std::uint64_t bytes) noexcept {
     std::memcpy(to, from, bytes);
   }
@@ -115,7 +110,6 @@ KVBM_TARGET_AVX2_INLINE void stream_copy(std::byte* dst, std::byte const* src,
 
 /// Runs of any length whose whole lines go around the caches.
 struct StreamRun {
-  static constexpr bool kNonTemporal = false;  // copes with any alignment itself
   KVBM_TARGET_AVX2_INLINE static void copy(std::byte* to, std::byte const* from,
                                            std::uint64_t bytes) noexcept {
     stream_copy(to, from, bytes);
@@ -153,8 +147,8 @@ KVBM_TARGET_AVX2 void copy_aligned_runs(std::byte const* src, std::byte* dst,
   auto const bits = reinterpret_cast<std::uintptr_t>(dst) |
                     static_cast<std::uintptr_t>(nest.inner.dst_stride) |
                     static_cast<std::uintptr_t>(nest.outer.dst_stride);
-  bool const one_stream = nest.inner.dst_stride == static_cast<std::int64_t>(nest.run_bytes) &&
-                          nest.inner.extent >= 8;
+  bool const one_stream =
+      nest.inner.dst_stride == static_cast<std::int64_t>(nest.run_bytes) && nest.inner.extent >= 8;
   if (one_stream ? bits % kVectorBytes == 0 : (bits | nest.run_bytes) % kLineBytes == 0) {
     copy_runs<NonTemporalRun>(src, dst, nest);
   } else {

@@ -45,7 +45,8 @@ KVBM_TARGET_AVX2_INLINE void transpose_tall(Tile const& tile) noexcept {
       next[2 * i + 1] = wide_high<Width>(rows[i], rows[i + kCount / 2]);
     }
 #pragma GCC unroll 16
-    for (std::size_t i = 0; i < kCount; ++i) rows[i] = next[i];
+    for (std::size_t i = 0; i < kCount; ++i)
+      rows[i] = next[i];
   }
 #pragma GCC unroll 16
   for (std::size_t i = 0; i < kCount; ++i) {
@@ -91,10 +92,10 @@ KVBM_TARGET_AVX2 void transpose_staged(std::byte const* src, std::byte* dst,
   constexpr std::uint64_t kColumns = kTileColumns<Width>;
   auto const row_bytes = static_cast<std::int64_t>(nest.inner.extent * Width);
   bool const packed = nest.inner.extent <= kRows && nest.outer.dst_stride == row_bytes;
-  bool const whole_lines = (reinterpret_cast<std::uintptr_t>(dst) |
-                            static_cast<std::uintptr_t>(nest.outer.dst_stride)) %
-                               kLineBytes ==
-                           0;
+  bool const whole_lines =
+      (reinterpret_cast<std::uintptr_t>(dst) | static_cast<std::uintptr_t>(nest.outer.dst_stride)) %
+          kLineBytes ==
+      0;
   if (!packed && !whole_lines) {
     transpose<Width>(src, dst, nest);
     return;

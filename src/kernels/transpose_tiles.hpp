@@ -19,7 +19,8 @@ struct Tile {
 };
 
 template <std::size_t Width>
-inline void transpose_elements(Tile const& tile, std::uint64_t rows, std::uint64_t columns) noexcept {
+inline void transpose_elements(Tile const& tile, std::uint64_t rows,
+                               std::uint64_t columns) noexcept {
   for (std::uint64_t column = 0; column < columns; ++column) {
     std::byte const* from = tile.src + column * Width;
     std::byte* to = advanced(tile.dst, column, tile.dst_stride);

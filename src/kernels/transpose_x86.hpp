@@ -46,7 +46,8 @@ KVBM_INLINE void transpose_registers(__m128i (&rows)[Registers]) noexcept {
       next[2 * i + 1] = interleave_high<Width>(rows[i], rows[i + Registers / 2]);
     }
 #pragma GCC unroll 16
-    for (std::size_t i = 0; i < Registers; ++i) rows[i] = next[i];
+    for (std::size_t i = 0; i < Registers; ++i)
+      rows[i] = next[i];
   }
 }
 
@@ -57,8 +58,8 @@ KVBM_INLINE void transpose_square(Tile const& tile) noexcept {
   __m128i rows[kCount];
 #pragma GCC unroll 16
   for (std::size_t i = 0; i < kCount; ++i) {
-    rows[i] = _mm_loadu_si128(
-        reinterpret_cast<__m128i const*>(advanced(tile.src, i, tile.src_stride)));
+    rows[i] =
+        _mm_loadu_si128(reinterpret_cast<__m128i const*>(advanced(tile.src, i, tile.src_stride)));
   }
   transpose_registers<Width>(rows);
 #pragma GCC unroll 16
@@ -74,8 +75,8 @@ KVBM_INLINE void transpose_flat(Tile const& tile) noexcept {
   __m128i rows[kCount];
 #pragma GCC unroll 8
   for (std::size_t i = 0; i < kCount; ++i) {
-    rows[i] = _mm_loadu_si128(
-        reinterpret_cast<__m128i const*>(advanced(tile.src, i, tile.src_stride)));
+    rows[i] =
+        _mm_loadu_si128(reinterpret_cast<__m128i const*>(advanced(tile.src, i, tile.src_stride)));
   }
   transpose_registers<Width>(rows);
 #pragma GCC unroll 8

@@ -54,7 +54,8 @@ class CallGuard {
 void bind_this_thread(std::vector<int> const& cpus) noexcept {
   cpu_set_t set;
   CPU_ZERO(&set);
-  for (int const cpu : cpus) CPU_SET(static_cast<unsigned>(cpu), &set);
+  for (int const cpu : cpus)
+    CPU_SET(static_cast<unsigned>(cpu), &set);
   // A refusal leaves the thread where it was: slower at worst.
   static_cast<void>(pthread_setaffinity_np(pthread_self(), sizeof set, &set));
 }
@@ -101,14 +102,16 @@ WorkerPool::~WorkerPool() {
     stopping_ = true;
   }
   wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (std::thread& worker : workers_)
+    worker.join();
 }
 
 void WorkerPool::run(std::uint64_t num_chunks, ChunkFunction function, void* context,
                      int priority) {
   CallGuard const call(num_calls_);
   if (num_chunks <= 1 || workers_.empty()) {
-    for (std::uint64_t chunk = 0; chunk < num_chunks; ++chunk) function(context, chunk);
+    for (std::uint64_t chunk = 0; chunk < num_chunks; ++chunk)
+      function(context, chunk);
     return;
   }
   Job job(num_chunks, function, context, priority);
@@ -118,9 +121,9 @@ void WorkerPool::run(std::uint64_t num_chunks, ChunkFunction function, void* con
     insert(job);
     to_wake = std::min<std::uint64_t>(num_idle_, num_chunks - 1);
   }
-  for (; to_wake > 0; --to_wake) wake_.notify_one();
-  while (job.run_one()) {
-  }
+  for (; to_wake > 0; --to_wake)
+    wake_.notify_one();
+  while (job.run_one()) {}
   std::unique_lock lock(mutex_);
   remove(job);
   job.helpers_left.wait(lock, [&] { return job.num_helpers == 0; });
@@ -139,8 +142,7 @@ void WorkerPool::work() {
     }
     ++job->num_helpers;
     lock.unlock();
-    while (job->run_one() && top_priority_.load(std::memory_order_relaxed) <= job->priority) {
-    }
+    while (job->run_one() && top_priority_.load(std::memory_order_relaxed) <= job->priority) {}
     lock.lock();
     if (--job->num_helpers == 0) job->helpers_left.notify_one();
   }
@@ -148,14 +150,16 @@ void WorkerPool::work() {
 
 WorkerPool::Job* WorkerPool::next_open_job() noexcept {
   Job* job = jobs_;
-  while (job != nullptr && !job->open()) job = job->next;
+  while (job != nullptr && !job->open())
+    job = job->next;
   top_priority_.store(job == nullptr ? kNoPriority : job->priority, std::memory_order_relaxed);
   return job;
 }
 
 void WorkerPool::insert(Job& job) noexcept {
   Job** at = &jobs_;
-  while (*at != nullptr && (*at)->priority >= job.priority) at = &(*at)->next;
+  while (*at != nullptr && (*at)->priority >= job.priority)
+    at = &(*at)->next;
   job.next = *at;
   *at = &job;
   if (job.priority > top_priority_.load(std::memory_order_relaxed)) {
@@ -165,7 +169,8 @@ void WorkerPool::insert(Job& job) noexcept {
 
 void WorkerPool::remove(Job& job) noexcept {
   Job** at = &jobs_;
-  while (*at != &job) at = &(*at)->next;
+  while (*at != &job)
+    at = &(*at)->next;
   *at = job.next;
 }
 

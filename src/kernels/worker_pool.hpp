@@ -23,8 +23,8 @@ CpuNodes usable_cpus();
 ///
 /// A job lives on the stack of the thread that brings it; that thread takes part until no chunk is
 /// left and then waits only for helpers inside its own chunks. Hence a job ends even if no worker
-/// ever comes, jobs may be brought from inside chunks, and waiting threads form no cycle: each waits
-/// for jobs that are nested more deeply than its own.
+/// ever comes, jobs may be brought from inside chunks, and waiting threads form no cycle: each
+/// waits for jobs that are nested more deeply than its own.
 ///
 /// Locks    one: mutex_, never held while a chunk runs.
 class WorkerPool {
@@ -59,7 +59,7 @@ class WorkerPool {
   Job* jobs_ = nullptr;  // by falling priority, first come first served within one
   unsigned num_idle_ = 0;
   bool stopping_ = false;
-  std::atomic<int> top_priority_;     // of the first job with chunks left
+  std::atomic<int> top_priority_;  // of the first job with chunks left
   std::atomic<unsigned> num_calls_ = 0;
   unsigned num_numa_nodes_ = 1;
   std::vector<std::thread> workers_;

@@ -22,8 +22,7 @@ void expect_box(kvbm_copy_template const& shape, std::uint64_t src_offset, std::
   GuardedBuffer src(from.bytes, src_offset, 1);
   GuardedBuffer dst(to.bytes, dst_offset, 2);
   std::vector<std::byte> expected(dst.all().begin(), dst.all().end());
-  copy_by_definition(shape, src.data() + from.origin,
-                     expected.data() + dst.begin() + to.origin);
+  copy_by_definition(shape, src.data() + from.origin, expected.data() + dst.begin() + to.origin);
   copy_box(shape, src.data() + from.origin, dst.data() + to.origin, non_temporal);
   ASSERT_TRUE(std::ranges::equal(dst.all(), expected))
       << describe(shape) << " source offset " << src_offset << " destination offset " << dst_offset
@@ -53,9 +52,10 @@ class ElementTransposes : public ::testing::TestWithParam<std::uint64_t> {};
 
 TEST_P(ElementTransposes, EqualTheDefinitionForEveryRemainder) {
   constexpr std::array<std::size_t, 2> kSwapped{1, 0};
-  for (std::uint64_t const rows : {1U, 2U, 3U, 4U, 5U, 7U, 8U, 9U, 15U, 16U, 17U, 24U, 31U, 32U,
-                                   33U, 64U, 70U, 130U}) {
-    for (std::uint64_t const columns : {1U, 3U, 4U, 8U, 13U, 16U, 21U, 32U, 64U, 65U, 128U, 129U, 200U}) {
+  for (std::uint64_t const rows :
+       {1U, 2U, 3U, 4U, 5U, 7U, 8U, 9U, 15U, 16U, 17U, 24U, 31U, 32U, 33U, 64U, 70U, 130U}) {
+    for (std::uint64_t const columns :
+         {1U, 3U, 4U, 8U, 13U, 16U, 21U, 32U, 64U, 65U, 128U, 129U, 200U}) {
       std::array<std::uint64_t, 2> const extents{columns, rows};
       auto const shape = dense_permute(extents, kSwapped, GetParam());
       ASSERT_NO_FATAL_FAILURE(expect_box(shape, 0, 0, false));
@@ -89,7 +89,8 @@ TEST(CopyBox, CopiesTheFormatsOfRealModels) {
          {std::array<std::uint64_t, 3>{8, 128, 2}, {3, 64, 2}, {1, 576, 2}, {4, 128, 1}}) {
       std::array<std::uint64_t, 5> const named{heads, 4, 2, 16, dim};
       std::array<std::uint64_t, 5> extents{};
-      for (std::size_t i = 0; i < 5; ++i) extents[i] = named[i];
+      for (std::size_t i = 0; i < 5; ++i)
+        extents[i] = named[i];
       auto const shape = dense_permute(extents, order, width);
       ASSERT_NO_FATAL_FAILURE(expect_box(shape, 0, 0, true));
       ASSERT_NO_FATAL_FAILURE(expect_box(reversed(shape), 0, 0, true));
@@ -102,7 +103,8 @@ TEST(CopyBox, InverseRestoresTheSource) {
   std::mt19937_64 random(99);
   for (int round = 0; round < 200; ++round) {
     kvbm_copy_template shape = random_template(random, 1 + random() % 40, 20000);
-    for (kvbm_copy_dim& dim : shape.dims) dim.src_stride = std::abs(dim.src_stride);
+    for (kvbm_copy_dim& dim : shape.dims)
+      dim.src_stride = std::abs(dim.src_stride);
     if (std::ranges::any_of(std::span(shape.dims).first(shape.num_dims),
                             [](auto const& dim) { return dim.src_stride == 0; })) {
       continue;

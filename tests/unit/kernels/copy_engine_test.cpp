@@ -49,7 +49,8 @@ class Blocks {
     std::vector<std::byte> expected = dst_;
     for (std::size_t s = 0; s < src_segments_.size(); ++s) {
       for (std::size_t b = 0; b < src_ids_.size(); ++b) {
-        copy_by_definition(shape_, src_.data() + 8 + (s * src_ids_.size() + src_ids_[b]) * src_stride_,
+        copy_by_definition(shape_,
+                           src_.data() + 8 + (s * src_ids_.size() + src_ids_[b]) * src_stride_,
                            expected.data() + dst_offsets_[s] + dst_ids_[b] * dst_stride_);
       }
     }
@@ -140,7 +141,8 @@ TEST_P(EngineRuns, P10_RandomBoxesEqualTheDefinition) {
   CopyEngine streaming(threads(3, 1));
   for (int round = 0; round < 12; ++round) {
     auto shape = random_template(random, GetParam(), 60000);
-    for (kvbm_copy_dim& dim : shape.dims) dim.src_stride = std::abs(dim.src_stride);
+    for (kvbm_copy_dim& dim : shape.dims)
+      dim.src_stride = std::abs(dim.src_stride);
     Blocks(shape, 1 + random() % 4, 1 + random() % 8, round % 2 == 0, random())
         .expect_copied_by(round % 3 == 0 ? streaming : cached);
     if (HasFatalFailure()) return;
@@ -211,7 +213,8 @@ TEST(CopyEngine, ServesSixteenCallersAtOnce) {
     callers.emplace_back([&engine, caller] {
       for (std::uint64_t round = 0; round < 4; ++round) {
         std::uint64_t const seed = caller * 100 + round;
-        Blocks(heads_outside(), 2, 12, false, seed).expect_copied_by(engine, static_cast<int>(caller % 3));
+        Blocks(heads_outside(), 2, 12, false, seed)
+            .expect_copied_by(engine, static_cast<int>(caller % 3));
         Blocks(run_of(100000), 1, 3, false, seed).expect_copied_by(engine);
         Blocks(run_of(64), 1, 5, false, seed).expect_copied_by(engine);
       }

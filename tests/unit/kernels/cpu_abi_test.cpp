@@ -65,8 +65,8 @@ TEST(CpuVectorizedCopy, P10_MixedSizesAndAlignments) {
         Pairs pairs(bytes, 9, src_offset, dst_offset);
         ASSERT_EQ(kvbm_cpu_vectorized_copy(pairs.src_ptrs.data(), pairs.dst_ptrs.data(), bytes, 9),
                   KVBM_STATUS_OK);
-        ASSERT_TRUE(pairs.copied()) << bytes << " bytes, offsets " << src_offset << ", "
-                                    << dst_offset;
+        ASSERT_TRUE(pairs.copied())
+            << bytes << " bytes, offsets " << src_offset << ", " << dst_offset;
       }
     }
   }
@@ -78,9 +78,9 @@ TEST(CpuVectorizedCopy, CopiesManyAndLargePairs) {
             KVBM_STATUS_OK);
   EXPECT_TRUE(many.copied());
   Pairs large((5U << 20U) + 3, 2, 1, 8);
-  EXPECT_EQ(kvbm_cpu_vectorized_copy(large.src_ptrs.data(), large.dst_ptrs.data(),
-                                     (5U << 20U) + 3, 2),
-            KVBM_STATUS_OK);
+  EXPECT_EQ(
+      kvbm_cpu_vectorized_copy(large.src_ptrs.data(), large.dst_ptrs.data(), (5U << 20U) + 3, 2),
+      KVBM_STATUS_OK);
   EXPECT_TRUE(large.copied());
 }
 
@@ -108,7 +108,8 @@ TEST(CpuMemcpyBatch, K4_EveryModeCopiesEveryShape) {
     std::size_t count;
     std::size_t bytes;
   };
-  for (auto const& [count, bytes] : {Shape{1, 256}, {8, 512}, {3, 1U << 20U}, {4, 999}, {256, 64}}) {
+  for (auto const& [count, bytes] :
+       {Shape{1, 256}, {8, 512}, {3, 1U << 20U}, {4, 999}, {256, 64}}) {
     for (kvbm_memcpy_batch_mode const mode : kModes) {
       Pairs pairs(bytes, count, 0, 0);
       kvbm_memcpy_batch_path path = KVBM_MEMCPY_PATH_NONE;

@@ -63,8 +63,9 @@ TEST(KernelFamilies, TransposesAgreeWithTheDefinition) {
 }
 
 TEST(KernelFamilies, RunsAgreeWithTheDefinition) {
-  for (std::uint64_t const run : {1U, 2U, 3U, 5U, 6U, 8U, 12U, 16U, 24U, 31U, 32U, 48U, 64U, 65U,
-                                  128U, 192U, 256U, 511U, 512U, 1024U, 2048U, 5000U}) {
+  for (std::uint64_t const run :
+       {1U,  2U,  3U,  5U,   6U,   8U,   12U,  16U,  24U,   31U,   32U,
+        48U, 64U, 65U, 128U, 192U, 256U, 511U, 512U, 1024U, 2048U, 5000U}) {
     std::vector<NestKernel> kernels{portable_run_kernel(run)};
     if (have_avx2() && run >= 16) {
       kernels.push_back(avx2_run_kernel(run, false));

@@ -20,11 +20,16 @@ struct Permute {
   std::vector<void*> chunk_ptrs{};
 
   void prepare() {
-    width = dtype == KVBM_DTYPE_F64 ? 8 : dtype == KVBM_DTYPE_F32 ? 4 : dtype == KVBM_DTYPE_U8 ? 1 : 2;
+    width = dtype == KVBM_DTYPE_F64   ? 8
+            : dtype == KVBM_DTYPE_F32 ? 4
+            : dtype == KVBM_DTYPE_U8  ? 1
+                                      : 2;
     universal.assign(nb, std::vector<unsigned char>(nh * nl * no * nt * hd * width, 0xDE));
     chunks.assign(nb * nl * no, std::vector<unsigned char>(nt * nh * hd * width, 0xDE));
-    for (auto& block : universal) universal_ptrs.push_back(block.data());
-    for (auto& chunk : chunks) chunk_ptrs.push_back(chunk.data());
+    for (auto& block : universal)
+      universal_ptrs.push_back(block.data());
+    for (auto& chunk : chunks)
+      chunk_ptrs.push_back(chunk.data());
   }
 
   /// Calls visit(universal byte, chunk byte, number) for every byte, found from the five indices.
@@ -78,7 +83,8 @@ TEST_P(PermuteTypes, K1_BothWaysEqualTheIndices) {
   Permute forth = make(3, 2, 2, 4, 5, 3);
   forth.for_every_byte([](auto&, auto& chunk, unsigned n) { chunk = byte_of(n); });
   ASSERT_EQ(forth.to_universal(), KVBM_STATUS_OK);
-  forth.for_every_byte([](auto& universal, auto&, unsigned n) { ASSERT_EQ(universal, byte_of(n)); });
+  forth.for_every_byte(
+      [](auto& universal, auto&, unsigned n) { ASSERT_EQ(universal, byte_of(n)); });
 
   Permute back = make(3, 2, 2, 4, 5, 3);
   back.for_every_byte([](auto& universal, auto&, unsigned n) { universal = byte_of(n); });
@@ -100,14 +106,15 @@ TEST_P(PermuteTypes, K1_RealModelShape) {
   Permute permute = make(8, 3, 2, 16, 128, 2);
   permute.for_every_byte([](auto&, auto& chunk, unsigned n) { chunk = byte_of(n); });
   ASSERT_EQ(permute.to_universal(), KVBM_STATUS_OK);
-  permute.for_every_byte([](auto& universal, auto&, unsigned n) { ASSERT_EQ(universal, byte_of(n)); });
+  permute.for_every_byte(
+      [](auto& universal, auto&, unsigned n) { ASSERT_EQ(universal, byte_of(n)); });
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    TypesAndOrders, PermuteTypes,
-    ::testing::Combine(::testing::Values(KVBM_DTYPE_F16, KVBM_DTYPE_BF16, KVBM_DTYPE_F32,
-                                         KVBM_DTYPE_F64, KVBM_DTYPE_U8),
-                       ::testing::Values(KVBM_BLOCK_NHD, KVBM_BLOCK_HND)));
+INSTANTIATE_TEST_SUITE_P(TypesAndOrders, PermuteTypes,
+                         ::testing::Combine(::testing::Values(KVBM_DTYPE_F16, KVBM_DTYPE_BF16,
+                                                              KVBM_DTYPE_F32, KVBM_DTYPE_F64,
+                                                              KVBM_DTYPE_U8),
+                                            ::testing::Values(KVBM_BLOCK_NHD, KVBM_BLOCK_HND)));
 
 TEST(PermuteAbi, K3_EmptyIsFineAndBadArgumentsAreNot) {
   auto const call = [](void* const* universal, void const* const* chunks, std::size_t nb,
@@ -149,7 +156,8 @@ TEST(OperationalCopies, K7_RoundTripThroughEveryWay) {
   constexpr std::size_t kChunkBytes = 2 * 4 * 3 * 2;  // nh, nt, hd, two bytes
   constexpr std::size_t kChunks = 2 * 3 * 2;          // nb, nl, no
   std::vector<unsigned char> flat(kChunkBytes * kChunks);
-  for (std::size_t i = 0; i < flat.size(); ++i) flat[i] = byte_of(static_cast<unsigned>(i));
+  for (std::size_t i = 0; i < flat.size(); ++i)
+    flat[i] = byte_of(static_cast<unsigned>(i));
   auto const original = flat;
   for (int way = 0; way < 4; ++way) {
     std::vector<std::vector<unsigned char>> chunks(kChunks,

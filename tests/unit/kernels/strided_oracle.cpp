@@ -16,7 +16,8 @@ Footprint footprint(kvbm_copy_template const& shape, Stride stride_of) {
   Footprint result{shape.run_bytes, 0};
   for (std::uint32_t i = 0; i < shape.num_dims; ++i) {
     if (shape.dims[i].extent == 0) return {0, 0};
-    auto const reach = stride_of(shape.dims[i]) * static_cast<std::int64_t>(shape.dims[i].extent - 1);
+    auto const reach =
+        stride_of(shape.dims[i]) * static_cast<std::int64_t>(shape.dims[i].extent - 1);
     result.bytes += static_cast<std::uint64_t>(reach < 0 ? -reach : reach);
     if (reach < 0) result.origin += static_cast<std::uint64_t>(-reach);
   }
@@ -42,7 +43,8 @@ Footprint dst_footprint(kvbm_copy_template const& shape) {
 
 void copy_by_definition(kvbm_copy_template const& shape, std::byte const* src, std::byte* dst) {
   std::uint64_t count = 1;
-  for (std::uint32_t i = 0; i < shape.num_dims; ++i) count *= shape.dims[i].extent;
+  for (std::uint32_t i = 0; i < shape.num_dims; ++i)
+    count *= shape.dims[i].extent;
   for (std::uint64_t index = 0; index < count; ++index) {
     std::uint64_t rest = index;
     std::int64_t from = 0;
@@ -62,7 +64,8 @@ void copy_by_definition(kvbm_copy_template const& shape, std::byte const* src, s
 std::vector<std::byte> noise(std::size_t bytes, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<std::byte> result(bytes);
-  for (std::byte& value : result) value = static_cast<std::byte>(random() >> 32U);
+  for (std::byte& value : result)
+    value = static_cast<std::byte>(random() >> 32U);
   return result;
 }
 
@@ -111,7 +114,8 @@ kvbm_copy_template random_template(std::mt19937_64& random, std::uint64_t run_by
 
 kvbm_copy_template reversed(kvbm_copy_template const& shape) {
   kvbm_copy_template result = shape;
-  for (kvbm_copy_dim& dim : result.dims) std::swap(dim.src_stride, dim.dst_stride);
+  for (kvbm_copy_dim& dim : result.dims)
+    std::swap(dim.src_stride, dim.dst_stride);
   return result;
 }
 

@@ -35,7 +35,8 @@ TEST(ParallelFor, CallsEveryIndexOnce) {
       for (std::size_t const grain : {0U, 1U, 3U, 64U, 5000U}) {
         std::vector<std::atomic<int>> seen(items);
         engine.parallel_for(items, grain, [&](std::size_t i) { ++seen[i]; });
-        for (auto const& calls : seen) ASSERT_EQ(calls.load(), 1);
+        for (auto const& calls : seen)
+          ASSERT_EQ(calls.load(), 1);
       }
     }
   }
@@ -68,9 +69,7 @@ TEST(ParallelFor, RethrowsTheExceptionAfterEveryOtherBodyRan) {
         if (i == 40) throw std::runtime_error("body 40");
       });
       ADD_FAILURE() << "no exception";
-    } catch (std::runtime_error const& error) {
-      EXPECT_EQ(std::string(error.what()), "body 40");
-    }
+    } catch (std::runtime_error const& error) { EXPECT_EQ(std::string(error.what()), "body 40"); }
     EXPECT_EQ(ran.load(), 100);
     engine.parallel_for(10, 1, [&](std::size_t) { ++ran; });
     EXPECT_EQ(ran.load(), 110) << "the engine works on";
@@ -94,9 +93,8 @@ TEST(ParallelFor, NestsWithoutDeadlock) {
   CopyEngine engine(threads(3));
   std::atomic<int> leaves = 0;
   engine.parallel_for(8, 1, [&](std::size_t) {
-    engine.parallel_for(8, 1, [&](std::size_t) {
-      engine.parallel_for(8, 1, [&](std::size_t) { ++leaves; });
-    });
+    engine.parallel_for(
+        8, 1, [&](std::size_t) { engine.parallel_for(8, 1, [&](std::size_t) { ++leaves; }); });
   });
   EXPECT_EQ(leaves.load(), 512);
 }
@@ -132,7 +130,8 @@ TEST(ParallelFor, CopiesFromInsideBodies) {
     shape.run_bytes = kBytes;
     engine.copy(shape, {1, &src, &dst, 0, 0, 1, &block, &block});
   });
-  for (auto const& target : targets) EXPECT_EQ(target, source);
+  for (auto const& target : targets)
+    EXPECT_EQ(target, source);
 }
 
 /// One worker, and calls whose owners are held inside their first body, so that only the worker
@@ -243,10 +242,9 @@ TEST(CopyEngineThreads, ZeroMeansOnePerUsableCpu) {
 TEST(CopyEngineThreads, BindsOnlyWhereThereAreSeveralNodes) {
   CpuNodes const nodes = usable_cpus();
   std::size_t cpus = 0;
-  for (auto const& node : nodes.cpus_of_node) cpus += node.size();
-  if (!nodes.cpus_of_node.empty()) {
-    EXPECT_EQ(cpus, nodes.num_cpus);
-  }
+  for (auto const& node : nodes.cpus_of_node)
+    cpus += node.size();
+  if (!nodes.cpus_of_node.empty()) { EXPECT_EQ(cpus, nodes.num_cpus); }
   CopyEngineOptions unbound;
   unbound.num_threads = 3;
   unbound.bind_to_numa_nodes = false;
