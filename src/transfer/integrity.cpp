@@ -119,6 +119,11 @@ std::vector<BlockHashes> hash_memory(TransferContext& context, PhysicalLayout co
   return hashes;
 }
 
+/// The context outlives the synchronous calls below: they need no share in its ownership.
+std::shared_ptr<TransferContext> borrow(TransferContext& context) {
+  return {&context, [](TransferContext*) {}};
+}
+
 /// Runs a transfer of this context between two unregistered layouts and waits for it.
 void move_and_wait(std::shared_ptr<TransferContext> const& context, PhysicalLayout const& src,
                    std::span<BlockId const> src_ids, PhysicalLayout const& dst,
@@ -149,8 +154,7 @@ std::vector<BlockHashes> hash_blocks(TransferContext& context, PhysicalLayout co
   if (memory::is_memory(layout.storage_kind())) {
     return hash_memory(context, layout, ids, per_layer);
   }
-  // The context outlives this synchronous call: a reference to it without ownership is enough.
-  std::shared_ptr<TransferContext> const borrowed(std::shared_ptr<void>{}, &context);
+  auto const borrowed = borrow(context);
   std::vector<BlockHashes> hashes;
   in_batches(layout, ids, [&](auto const& scratch, auto scratch_ids, auto part) {
     move_and_wait(borrowed, layout, part, scratch, scratch_ids);
@@ -234,7 +238,7 @@ void fill_blocks(TransferContext& context, PhysicalLayout const& layout,
     fill_memory(context, layout, block_ids, block_ids, pattern);
     return;
   }
-  std::shared_ptr<TransferContext> const borrowed(std::shared_ptr<void>{}, &context);
+  auto const borrowed = borrow(context);
   in_batches(layout, block_ids, [&](auto const& scratch, auto scratch_ids, auto part) {
     fill_memory(context, scratch, scratch_ids, part, pattern);
     move_and_wait(borrowed, scratch, scratch_ids, layout, part);
