@@ -54,8 +54,9 @@ class RegisteredBuffers {
       io_uring_unregister_buffers(ring);
       pieces_.clear();
     }
-    for (std::size_t at = 0; at < wanted_.size(); at += kPieceBytes) {
-      pieces_.push_back({wanted_.data() + at, std::min(kPieceBytes, wanted_.size() - at)});
+    active_ = wanted_;
+    for (std::size_t at = 0; at < active_.size(); at += kPieceBytes) {
+      pieces_.push_back({active_.data() + at, std::min(kPieceBytes, active_.size() - at)});
     }
     if (pieces_.empty()) { return; }
     int const result =
@@ -63,17 +64,16 @@ class RegisteredBuffers {
     if (result < 0) {
       log::write(log::Level::Debug,
                  fmt::format("io_uring goes on without registered buffers: {} bytes: {}",
-                             wanted_.size(), describe_errno(-result)));
+                             active_.size(), describe_errno(-result)));
       pieces_.clear();
     }
   }
 
   // Index of the piece that holds the range, or -1.
   [[nodiscard]] int find(std::byte const* memory, std::uint64_t bytes) const {
-    if (pieces_.empty() || memory < wanted_.data() || memory >= wanted_.data() + wanted_.size()) {
-      return -1;
-    }
-    std::size_t const piece = static_cast<std::size_t>(memory - wanted_.data()) / kPieceBytes;
+    auto const* const begin = active_.data();
+    if (pieces_.empty() || memory < begin || memory >= begin + active_.size()) { return -1; }
+    std::size_t const piece = static_cast<std::size_t>(memory - begin) / kPieceBytes;
     auto const* const end =
         static_cast<std::byte const*>(pieces_[piece].iov_base) + pieces_[piece].iov_len;
     return bytes <= static_cast<std::uint64_t>(end - memory) ? static_cast<int>(piece) : -1;
@@ -82,6 +82,7 @@ class RegisteredBuffers {
  private:
   static constexpr std::size_t kPieceBytes = std::size_t{1} << 30;
   std::span<std::byte> wanted_;
+  std::span<std::byte> active_;  // what pieces_ are about: the kernel may not know wanted_ yet
   bool pending_ = false;
   std::vector<iovec> pieces_;
 };

@@ -34,11 +34,11 @@ std::vector<std::string> TempFolder::list() const {
   return names;
 }
 
-SmallFileSystem::SmallFileSystem(std::uint64_t bytes, bool read_only) {
+SmallFileSystem::SmallFileSystem(std::uint64_t bytes, bool read_only, char const* type) {
   std::string const options = "size=" + std::to_string(bytes);
   unsigned long const flags = read_only ? MS_RDONLY : 0;
-  if (mount("none", path().c_str(), "tmpfs", flags, options.c_str()) != 0) {
-    refusal_ = "mount of a tmpfs: " + describe_errno(errno);
+  if (mount("none", path().c_str(), type, flags, options.c_str()) != 0) {
+    refusal_ = std::string("mount of a ") + type + ": " + describe_errno(errno);
   }
 }
 

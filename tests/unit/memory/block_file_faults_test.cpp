@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 
@@ -153,6 +153,20 @@ TEST_P(BlockFileFaults, PreallocationHoldsOnADiskThatIsFullNow) {
   while (filler.write(std::string(4096, 'x').data(), 4096).flush()) {}
   expect_written(file, 1);
   expect_all_content(file, 1);
+}
+
+TEST_P(BlockFileFaults, A5_FileSystemWithoutFallocateGetsZeros) {
+  SmallFileSystem const disk(0, false, "ramfs");
+  if (!disk.refusal().empty()) { GTEST_SKIP() << disk.refusal(); }
+  auto const path = disk.path() / "tier";
+  auto file = BlockFile::create({path, two_groups(), "", false}, io_);
+  struct stat status{};
+  ASSERT_EQ(::stat(path.c_str(), &status), 0);
+  EXPECT_GE(status.st_blocks * 512, status.st_size);  // no holes
+  EXPECT_EQ(read(file, 0, 1), std::nullopt);
+  expect_written(file, 1);
+  file.reset();
+  expect_all_content(BlockFile::open(path, OpenMode::ReadWrite, io_), 1);
 }
 
 TEST_P(BlockFileFaults, PathThatCannotBeWrittenIsRefusedWithItsErrno) {

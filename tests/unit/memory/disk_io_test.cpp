@@ -150,10 +150,11 @@ TEST_P(DiskIoTest, RegisteredBuffersMoveTheSameBytes) {
   AlignedBuffer const other(64_KiB);
   fill_pattern(out.span(), 3, 1);
   queue_->register_buffer(out.span());
-  std::array const writes{request(Op::Write, 0, out.span()),
-                          request(Op::Write, 4_MiB, other.span())};
-  queue_->start(writes);
-  queue_->register_buffer(other.span());  // takes effect once nothing is under way
+  auto const write = request(Op::Write, 0, out.span());
+  auto const other_write = request(Op::Write, 4_MiB, other.span());
+  queue_->start({&write, 1});
+  queue_->register_buffer(other.span());  // may take effect only once nothing is under way
+  queue_->start({&other_write, 1});
   EXPECT_EQ(queue_->finish(), (std::vector<int>{0, 0}));
   AlignedBuffer const in(2_MiB);
   auto const read = request(Op::Read, 0, in.span());

@@ -27,11 +27,12 @@ class TempFolder {
   std::filesystem::path path_;
 };
 
-/// A tmpfs of a few bytes, for full disks. Needs the right to mount.
+/// A file system in memory: a tmpfs of a few bytes, for full disks, or a ramfs, which has neither a
+/// size nor fallocate. Needs the right to mount.
 class SmallFileSystem {
  public:
   /// @param read_only  nothing can be created in it
-  explicit SmallFileSystem(std::uint64_t bytes, bool read_only = false);
+  explicit SmallFileSystem(std::uint64_t bytes, bool read_only = false, char const* type = "tmpfs");
   ~SmallFileSystem();
   SmallFileSystem(SmallFileSystem const&) = delete;
   SmallFileSystem& operator=(SmallFileSystem const&) = delete;
