@@ -74,7 +74,7 @@ void FilePipeline::plan_path(Strategy strategy) {
   auto const& pair = job_.state().pair;
   auto const& selection = pair.selection;
   auto const& bounce = job_.state().bounce;
-  stations_.push_back({pair.src, selection.src_heads, job_.src_blocks(), {}, false});
+  stations_.push_back({pair.src, selection.src_heads, job_.src_blocks(), {}, false, {}});
   if (strategy == Strategy::StagedFile) {
     if (bounce && bounce_serves_as_staging(pair, bounce->endpoint.layout)) {
       add_bounce();
@@ -86,19 +86,24 @@ void FilePipeline::plan_path(Strategy strategy) {
       if (to_file && !(reads() && match && !bounce)) { add_staging(pair.dst, selection.dst_heads); }
     }
   }
-  stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false});
+  stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false, {}});
   shared_staging_ = reads() && writes() && stations_.size() == 3;
   partial_write_ = writes() && is_partial(pair.dst, layers_, selection.dst_heads);
 
-  PhysicalLayout const& file = reads() ? pair.src : pair.dst;
-  for (std::uint32_t i = 0; i < file.extents_per_block(); ++i) {
-    IndexRange const covered = file.extent_layers(i);
-    if (covered.begin < layers_.end && layers_.begin < covered.end) { extents_.push_back(i); }
+  // Two files may be cut into different extents.
+  for (Station& station : stations_) {
+    if (station.is_padded || !station.is_file()) { continue; }
+    for (std::uint32_t i = 0; i < station.layout.extents_per_block(); ++i) {
+      IndexRange const covered = station.layout.extent_layers(i);
+      if (covered.begin < layers_.end && layers_.begin < covered.end) {
+        station.extents.push_back(i);
+      }
+    }
   }
 }
 
 void FilePipeline::add_staging(PhysicalLayout const& like, IndexRange heads) {
-  stations_.push_back({like, heads, {}, {}, true});
+  stations_.push_back({like, heads, {}, {}, true, {}});
 }
 
 void FilePipeline::add_bounce() {
@@ -108,7 +113,7 @@ void FilePipeline::add_bounce() {
       bounce.endpoint.layout.geometry().extents == job_.state().pair.src.geometry().extents;
   std::size_t const half = (bounce.block_ids.size() + 1) / 2;
   Station station{bounce.endpoint.layout, like_src ? selection.src_heads : selection.dst_heads,
-                  {}, {}, false};
+                  {}, {}, false, {}};
   auto const middle = bounce.block_ids.begin() + static_cast<std::ptrdiff_t>(half);
   station.halves[0].assign(bounce.block_ids.begin(), middle);
   station.halves[1].assign(middle, bounce.block_ids.end());
@@ -190,7 +195,7 @@ void FilePipeline::append_extents(Station const& file, Station const& memory, Ba
   std::size_t const i = position - batch.first;
   BlockId const file_block = ids(file, batch)[i];
   BlockId const memory_block = ids(memory, batch)[i];
-  for (std::uint32_t const number : extents_) {
+  for (std::uint32_t const number : file.extents) {
     auto const stored = file.layout.extent(file_block, number);
     auto const held = memory.layout.extent(memory_block, number);
     io_.push_back({file.layout.regions()[stored.region].file_index(), stored.index,
@@ -214,11 +219,14 @@ void FilePipeline::start_read(Station const& file, Station const& memory, Batch 
 
 void FilePipeline::finish_read(Batch const& batch, bool missing_is_empty) {
   auto const errors = resources_.read_queue(batch.half).finish();
+  Station const& file = missing_is_empty ? stations_.back() : stations_.front();
+  std::size_t const per_block = file.extents.size();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] == nullptr) { continue; }
-    std::size_t const position = reading_[batch.half][i / extents_.size()];
+    std::size_t const position = reading_[batch.half][i / per_block];
     if (missing_is_empty && is_never_written(errors[i])) {
-      zero_missing(stations_[stations_.size() - 2], batch, position, i % extents_.size());
+      zero_missing(stations_[stations_.size() - 2], batch, position,
+                   stations_.back().extents[i % per_block]);
     } else {
       fail(position, errors[i]);
     }
@@ -226,9 +234,9 @@ void FilePipeline::finish_read(Batch const& batch, bool missing_is_empty) {
 }
 
 void FilePipeline::zero_missing(Station const& memory, Batch const& batch, std::size_t position,
-                                std::size_t number) {
+                                std::uint32_t number) {
   BlockId const block = ids(memory, batch)[position - batch.first];
-  auto const extent = memory.layout.extent(block, extents_[number]);
+  auto const extent = memory.layout.extent(block, number);
   std::memset(memory.layout.regions()[extent.region].host_data() + extent.offset, 0, extent.bytes);
 }
 
@@ -272,7 +280,7 @@ void FilePipeline::finish_write(std::size_t half) {
   if (write_end_[half] == 0) { return; }
   auto const errors = resources_.write_queue(half).finish();
   for (std::size_t i = 0; i < errors.size(); ++i) {
-    if (errors[i] != nullptr) { fail(writing_[half][i / extents_.size()], errors[i]); }
+    if (errors[i] != nullptr) { fail(writing_[half][i / stations_.back().extents.size()], errors[i]); }
   }
   writing_[half].clear();
   num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));

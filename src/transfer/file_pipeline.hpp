@@ -39,6 +39,7 @@ class FilePipeline {
     std::span<BlockId const> list;                ///< ends: the transfer's own ids
     std::array<std::vector<BlockId>, 2> halves;   ///< between: ids of either half
     bool is_padded = false;                       ///< extents may be touched up to kFileAlignment
+    std::vector<std::uint32_t> extents;           ///< of a file's block, those the layers touch
     [[nodiscard]] bool is_file() const noexcept {
       return layout.storage_kind() == memory::StorageKind::Disk;
     }
@@ -66,7 +67,7 @@ class FilePipeline {
   void start_write(Batch const& batch);
   void finish_write(std::size_t half);
   void zero_missing(Station const& memory, Batch const& batch, std::size_t position,
-                    std::size_t number);
+                    std::uint32_t number);
   void fail(std::size_t position, std::exception_ptr error);
 
   [[nodiscard]] bool reads() const { return stations_.front().is_file(); }
@@ -77,7 +78,6 @@ class FilePipeline {
   IndexRange layers_;
   std::vector<Station> stations_;
   std::vector<MemoryCopy> copies_;         ///< between neighbouring memory stations
-  std::vector<std::uint32_t> extents_;     ///< of a block, those that the layers touch
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;
   bool partial_write_ = false;
