@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kvbm/manager/transfer_manager.hpp"
+#include "kvbm/testing/failure.hpp"
+#include "kvbm/testing/layout_cases.hpp"
+#include "kvbm/testing/stream_latch.hpp"
+
+namespace kvbm::testing {
+
+using layout::BlockDimension;
+using layout::KvBlockLayout;
+using layout::LayoutConfig;
+using layout::LayoutHandle;
+using layout::PhysicalLayout;
+using manager::TransferManager;
+using memory::StorageKind;
+using transfer::BounceBuffer;
+using transfer::TransferCompleteNotification;
+using transfer::TransferOptions;
+
+inline constexpr std::array kAllStorage{StorageKind::System, StorageKind::Pinned,
+                                        StorageKind::Device, StorageKind::Disk};
+inline constexpr std::array kMemoryStorage{StorageKind::System, StorageKind::Pinned,
+                                           StorageKind::Device};
+
+/// A manager of the size that tests need.
+inline TransferManager::Builder small_manager() {
+  auto builder = TransferManager::builder();
+  builder.host_device(1, std::uint64_t{256} << 20U)
+      .cuda_pool_reserve_size(1U << 20U)
+      .copy_threads(2)
+      .staging_bytes(1U << 20U);
+  return builder;
+}
+
+inline LayoutConfig small_config(std::uint64_t num_blocks, std::uint64_t width = 2,
+                                 std::uint64_t num_heads = 4, std::uint64_t num_layers = 4,
+                                 std::uint64_t alignment = 1) {
+  return LayoutConfig::builder()
+      .num_blocks(num_blocks)
+      .num_layers(num_layers)
+      .page_size(4)
+      .inner_dim(3 * num_heads)
+      .num_heads(num_heads)
+      .dtype_width_bytes(width)
+      .alignment(alignment)
+      .build();
+}
+
+/// Registered layouts of one manager, filled and compared whatever their storage.
+class TransferTest : public ::testing::Test {
+ protected:
+  explicit TransferTest(TransferManager::Builder builder = small_manager())
+      : manager_(builder.build()) {}
+
+  PhysicalLayout make(LayoutConfig const& config, LayoutShape const& shape, StorageKind storage) {
+    return make_layout(manager_.memory_source(), config, shape, storage);
+  }
+
+  /// Writes element values into all blocks; a file gets them through a layout like it in memory.
+  void write(PhysicalLayout const& layout, std::uint64_t seed) {
+    if (layout.storage_kind() != StorageKind::Disk) {
+      write_all_blocks(layout, seed);
+      return;
+    }
+    auto const memory = like_in_memory(layout);
+    write_all_blocks(memory, seed);
+    move(memory, all(memory), layout, all(layout)).wait();
+  }
+
+  /// What the layout holds according to a transfer of all of its blocks into memory.
+  Image image_by_transfer(PhysicalLayout const& layout) {
+    if (layout.storage_kind() != StorageKind::Disk) { return snapshot(layout); }
+    auto const memory = like_in_memory(layout);
+    move(layout, all(layout), memory, all(memory)).wait();
+    return snapshot(memory);
+  }
+
+  PhysicalLayout like_in_memory(PhysicalLayout const& layout) {
+    return make(layout.config(), {layout.kind(), layout.block_dimension(), layout.format()},
+                StorageKind::System);
+  }
+
+  TransferCompleteNotification move(PhysicalLayout const& src, std::vector<BlockId> const& src_ids,
+                                    PhysicalLayout const& dst, std::vector<BlockId> const& dst_ids,
+                                    TransferOptions const& options = {}) {
+    return manager_.execute_transfer(transfer::KvBlocks::of(src, src_ids),
+                                     transfer::KvBlocks::of(dst, dst_ids), options);
+  }
+
+  /// Moves blocks and compares all of the destination, guards and padding too, with the oracle.
+  void check_move(PhysicalLayout const& src, std::vector<BlockId> const& src_ids,
+                  PhysicalLayout const& dst, std::vector<BlockId> const& dst_ids, Part const& part,
+                  TransferOptions const& options) {
+    Image source = image_of(src);
+    Image expected = image_of(dst);
+    copy_elements(src, source, src_ids, dst, expected, dst_ids, part);
+    move(src, src_ids, dst, dst_ids, options).wait();
+    expect_image(dst, expected);
+    EXPECT_EQ(image_of(src), source) << "the source changed";
+  }
+
+  void expect_image(PhysicalLayout const& layout, Image& expected) {
+    Image found = image_of(layout);
+    if (layout.storage_kind() != StorageKind::Disk) {
+      EXPECT_EQ(found, expected);
+      return;
+    }
+    // Padding behind an extent of a file is nobody's.
+    Image moved = image_by_transfer(layout);
+    EXPECT_EQ(count_element_differences(layout, found, expected, all(layout)), 0U) << "in the file";
+    EXPECT_EQ(count_element_differences(layout, moved, expected, all(layout)), 0U) << "read back";
+  }
+
+  static std::vector<BlockId> all(PhysicalLayout const& layout) {
+    return first_blocks(layout.config().num_blocks());
+  }
+
+  TransferManager manager_;
+};
+
+}  // namespace kvbm::testing

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kvbm/layout/physical_layout.hpp"
+#include "kvbm/memory/block_file.hpp"
+#include "kvbm/testing/tensor_oracle.hpp"
+
+/// Every way to lay a block out, and what a layout holds as plain bytes: what suites over all
+/// layouts are generated from and compared with.
+namespace kvbm::testing {
+
+/// Kind and format of a layout.
+struct LayoutShape {
+  layout::LayoutKind kind = layout::LayoutKind::FullyContiguous;
+  layout::BlockDimension dimension = layout::BlockDimension::First;
+  layout::KvBlockLayout format = layout::KvBlockLayout::OperationalNHD;
+
+  [[nodiscard]] std::string name() const {
+    std::string const text = kind == layout::LayoutKind::FullyContiguous ? "FC"
+                             : dimension == layout::BlockDimension::First ? "LS1"
+                                                                          : "LS2";
+    return text + " " + format.to_string();
+  }
+};
+
+inline LayoutShape contiguous(layout::KvBlockLayout const& format) {
+  return {layout::LayoutKind::FullyContiguous, layout::BlockDimension::First, format};
+}
+inline LayoutShape layer_wise(layout::BlockDimension dimension,
+                              layout::KvBlockLayout const& format) {
+  return {layout::LayoutKind::LayerSeparate, dimension, format};
+}
+
+/// Fully contiguous in every named format and two custom ones; layer separate, block first and
+/// second, in both operational formats.
+inline std::vector<LayoutShape> every_shape() {
+  using layout::BlockDim;
+  using Format = layout::KvBlockLayout;
+  std::vector<LayoutShape> shapes;
+  for (auto const& format :
+       {Format::UniversalTP, Format::UniversalPP, Format::OperationalHND, Format::OperationalNHD,
+        Format::Custom({BlockDim::Token, BlockDim::Outer, BlockDim::Head, BlockDim::Layer,
+                        BlockDim::HeadDim}),
+        Format::Custom({BlockDim::HeadDim, BlockDim::Head, BlockDim::Layer, BlockDim::Token,
+                        BlockDim::Outer})}) {
+    shapes.push_back(contiguous(format));
+  }
+  for (auto const dimension : {layout::BlockDimension::First, layout::BlockDimension::Second}) {
+    shapes.push_back(layer_wise(dimension, Format::OperationalNHD));
+    shapes.push_back(layer_wise(dimension, Format::OperationalHND));
+  }
+  return shapes;
+}
+
+/// A layout of `shape` in owned storage: device 0, a temporary file, or host memory.
+inline layout::PhysicalLayout make_layout(std::shared_ptr<memory::MemorySource> const& source,
+                                          layout::LayoutConfig const& config,
+                                          LayoutShape const& shape, memory::StorageKind storage) {
+  auto const start = layout::PhysicalLayout::builder(source).config(config);
+  auto const builder = shape.kind == layout::LayoutKind::FullyContiguous
+                           ? start.fully_contiguous(shape.format)
+                           : start.layer_separate(shape.dimension, shape.format);
+  switch (storage) {
+    case memory::StorageKind::System: return builder.allocate_system().build();
+    case memory::StorageKind::Pinned: return builder.allocate_pinned().build();
+    case memory::StorageKind::Device: return builder.allocate_device(0).build();
+    default: return builder.allocate_disk().build();
+  }
+}
+
+/// The bytes of every region.
+using Image = std::vector<std::vector<std::byte>>;
+
+/// Bytes [offset, offset + bytes) of a file, read without kvbm.
+inline std::vector<std::byte> read_file(std::filesystem::path const& path, std::uint64_t offset,
+                                        std::uint64_t bytes) {
+  std::vector<std::byte> content(bytes);
+  std::ifstream file(path, std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(offset));
+  file.read(reinterpret_cast<char*>(content.data()), static_cast<std::streamsize>(bytes));
+  if (!file) { throw std::runtime_error("cannot read " + path.string()); }
+  return content;
+}
+
+/// What a layout holds, files read without kvbm.
+inline Image image_of(layout::PhysicalLayout const& layout) {
+  if (layout.storage_kind() != memory::StorageKind::Disk) { return snapshot(layout); }
+  Image image;
+  for (auto const& region : layout.regions()) {
+    image.push_back(read_file(region.file()->path(), region.file_offset(), region.bytes()));
+  }
+  return image;
+}
+
+/// Where an element of a layout is in its image.
+inline std::byte* element_of(Image& image, layout::PhysicalLayout const& layout, BlockId block,
+                             Element const& e) {
+  auto const& geometry = layout.geometry();
+  auto const stride = [&geometry](std::size_t dim) {
+    return static_cast<std::uint64_t>(geometry.strides[dim]);
+  };
+  std::uint64_t offset = block * geometry.block_stride + e.outer * stride(1) +
+                         e.token * stride(2) + e.head * stride(3) + e.dim * stride(4);
+  if (!geometry.layers_are_regions) { offset += e.layer * stride(0); }
+  return &image.at(geometry.layers_are_regions ? e.layer : 0).at(offset);
+}
+
+/// Part of a block: layers, and equally many heads on both sides.
+struct Part {
+  IndexRange layers;
+  IndexRange src_heads;
+  IndexRange dst_heads;
+};
+
+/// All of a block.
+inline Part whole(layout::PhysicalLayout const& layout) {
+  auto const& extents = layout.geometry().extents;
+  return {{0, extents[0]}, {0, extents[3]}, {0, extents[3]}};
+}
+
+/// Copies blocks between images, element by element: what a transfer should do.
+inline void copy_elements(layout::PhysicalLayout const& src, Image& src_image,
+                          std::vector<BlockId> const& src_blocks, layout::PhysicalLayout const& dst,
+                          Image& dst_image, std::vector<BlockId> const& dst_blocks,
+                          Part const& part) {
+  auto const inside = [](std::uint64_t i, IndexRange range) {
+    return range.begin <= i && i < range.end;
+  };
+  for (std::size_t i = 0; i < src_blocks.size(); ++i) {
+    for_each_element(src, [&](Element const& from) {
+      if (!inside(from.layer, part.layers) || !inside(from.head, part.src_heads)) { return; }
+      Element to = from;
+      to.head = from.head - part.src_heads.begin + part.dst_heads.begin;
+      std::memcpy(element_of(dst_image, dst, dst_blocks[i], to),
+                  element_of(src_image, src, src_blocks[i], from), src.geometry().element_bytes);
+    });
+  }
+}
+
+/// Elements of whole blocks that differ between two images of one layout.
+inline std::uint64_t count_element_differences(layout::PhysicalLayout const& layout, Image& a,
+                                               Image& b, std::vector<BlockId> const& blocks) {
+  std::uint64_t differences = 0;
+  for (BlockId const block : blocks) {
+    for_each_element(layout, [&](Element const& e) {
+      differences += std::memcmp(element_of(a, layout, block, e), element_of(b, layout, block, e),
+                                 layout.geometry().element_bytes) != 0;
+    });
+  }
+  return differences;
+}
+
+/// Writes element_value(seed, block, ...) into every block of a layout in memory.
+inline void write_all_blocks(layout::PhysicalLayout const& layout, std::uint64_t seed) {
+  for (std::uint64_t block = 0; block < layout.config().num_blocks(); ++block) {
+    write_block(layout, static_cast<BlockId>(block), seed, static_cast<BlockId>(block));
+  }
+}
+
+/// 0, 1, ... count - 1.
+inline std::vector<BlockId> first_blocks(std::uint64_t count) {
+  std::vector<BlockId> ids(count);
+  for (std::size_t i = 0; i < ids.size(); ++i) { ids[i] = static_cast<BlockId>(i); }
+  return ids;
+}
+
+}  // namespace kvbm::testing
