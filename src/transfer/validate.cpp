@@ -169,6 +169,11 @@ struct Interval {
 
 std::vector<Interval> intervals_of(PhysicalLayout const& layout, BlockId block) {
   std::vector<Interval> intervals;
+  if (layout.extents_per_block() == 0) {  // interleaved with other blocks: anywhere in the regions
+    for (auto const& region : layout.regions()) {
+      intervals.push_back({region.address(), region.address() + region.bytes()});
+    }
+  }
   for (std::uint32_t i = 0; i < layout.extents_per_block(); ++i) {
     auto const extent = layout.extent(block, i);
     std::uintptr_t const begin = layout.regions()[extent.region].address() + extent.offset;
