@@ -49,6 +49,8 @@ class TalkingEngine(Engine):
     def decode(self, token: int, position: int) -> Floats:
         """As Engine.decode."""
         self._decoded += 1
+        if self._decoded == 1:
+            self._progress.say("the first token is known")
         if self._decoded % 8 == 0:
             self._progress.say(f"generated {self._decoded} tokens")
         return super().decode(token, position)

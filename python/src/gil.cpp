@@ -3,12 +3,15 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 namespace kvbm::python {
 
 namespace {
 
-// Counts the foreign threads inside the interpreter. One per process, like the interpreter itself.
+// Counts the foreign threads inside the interpreter, and keeps what those outside could not drop.
+// One per process, like the interpreter itself.
 class Door {
  public:
   static Door& instance() {
@@ -35,9 +38,20 @@ class Door {
     changed_.wait(lock, [this] { return inside_ == 0; });
   }
 
+  void defer(PyObject* object) {
+    std::lock_guard const lock(mutex_);
+    deferred_.push_back(object);
+  }
+
+  std::vector<PyObject*> take_deferred() noexcept {
+    std::lock_guard const lock(mutex_);
+    return std::exchange(deferred_, {});
+  }
+
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::vector<PyObject*> deferred_;
   int inside_ = 0;
   bool closed_ = false;
 };
@@ -59,6 +73,9 @@ GilRelease::~GilRelease() {
   if (state_ != nullptr) {
     --released_scopes;
     PyEval_RestoreThread(state_);
+    for (PyObject* const object : Door::instance().take_deferred()) {
+      Py_DECREF(object);
+    }
   }
 }
 
@@ -91,7 +108,11 @@ void close_at_exit() {
 SharedObject share(nb::object object) {
   return {object.release().ptr(), [](PyObject* pointer) {
             GilEntry const python;
-            if (python) { Py_XDECREF(pointer); }
+            if (python) {
+              Py_DECREF(pointer);
+            } else {
+              Door::instance().defer(pointer);
+            }
           }};
 }
 

@@ -48,7 +48,8 @@ class GilEntry {
 /// Registers the exit handler that closes the door.
 void close_at_exit();
 
-/// A reference to a Python object that any thread may drop; leaked if the interpreter is gone.
+/// A reference to a Python object that any thread may drop. Where the thread may not enter any
+/// more, the next GilRelease that ends drops it.
 using SharedObject = std::shared_ptr<PyObject>;
 SharedObject share(nb::object object);
 

@@ -293,7 +293,7 @@ void bind_layout_builder(nb::module_& m) {
           "with_external_regions", &with_external_regions,
           nb::sig("def with_external_regions(self, regions: "
                   "collections.abc.Sequence[kvbm_cpp._types.TensorLike], "
-                  "*, kind: StorageKind = StorageKind.System) -> PhysicalLayoutBuilder"),
+                  "*, kind: StorageKind = ...) -> PhysicalLayoutBuilder"),
           nb::arg("regions"), nb::kw_only(), nb::arg("kind") = memory::StorageKind::System,
           "Host memory of the caller, without a copy: one tensor, or one a layer. The layout keeps "
           "the tensors alive.")

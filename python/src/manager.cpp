@@ -215,7 +215,7 @@ void bind_lifecycle(Manager& bound) {
       .def_prop_ro("is_closed", &PyManager::is_closed)
       .def(
           "__enter__", [](nb::object self) { return self; },
-          nb::sig("def __enter__(self) -> typing.Self"))
+          nb::sig("def __enter__(self) -> TransferManager"))
       .def(
           "__exit__", [](PyManager& self, nb::handle, nb::handle, nb::handle) { self.close(); },
           nb::sig("def __exit__(self, exc_type: object, exc: object, traceback: object) -> None"),

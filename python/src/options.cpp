@@ -143,7 +143,7 @@ void bind_transfer_options(nb::module_& m) {
                    "wait_for: collections.abc.Iterable[Event] | None = None, record_on: "
                    "collections.abc.Iterable[Stream] | None = None, timeout: float | None = None, "
                    "cancellation: StopSource | None = None, priority: int = 0, max_sms: int | None "
-                   "= None, spare: Spare = Spare.Fastest) -> None"),
+                   "= None, spare: Spare = ...) -> None"),
            nb::kw_only(), nb::arg("layer_range") = nb::none(), nb::arg("head_range") = nb::none(),
            nb::arg("src_head_range") = nb::none(), nb::arg("dst_head_range") = nb::none(),
            nb::arg("src_kv_layout").none() = nb::none(),

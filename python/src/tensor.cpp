@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common.hpp"
 
+#include <nanobind/stl/string.h>
+
 #include <string>
 
 namespace kvbm::python {
@@ -110,13 +112,13 @@ Tensor to_tensor(nb::handle object, char const* name, std::size_t index) {
                           "unsigned integers of the same width")
                              .c_str());
   }
+  require_bytes(array.nbytes(), where);
   require_contiguous(is_c_contiguous(array), where);
   Tensor tensor;
   tensor.address = reinterpret_cast<std::uintptr_t>(array.data());
   tensor.bytes = array.nbytes();
   tensor.item_bytes = array.itemsize();
   if (array.device_type() != nb::device::cpu::value) { tensor.device_id = array.device_id(); }
-  require_bytes(tensor.bytes, where);
   // The DLPack capsule keeps the memory, not necessarily the object: hold both.
   tensor.keep_alive = share(nb::make_tuple(nb::borrow(object), nb::cast(std::move(array))));
   return tensor;

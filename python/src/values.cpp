@@ -121,7 +121,7 @@ void bind_checksum(nb::module_& m) {
         PyBuffer_Release(&buffer);
         return checksum;
       },
-      nb::sig("def checksum_bytes(data: collections.abc.Buffer) -> Checksum"), nb::arg("data"),
+      nb::sig("def checksum_bytes(data: typing_extensions.Buffer) -> Checksum"), nb::arg("data"),
       "XXH3-128 of any contiguous buffer.");
 }
 
@@ -144,7 +144,7 @@ void bind_fill_pattern(nb::module_& m) {
           [](FillPattern* self, FillPattern::Kind kind, nb::handle value) {
             new (self) FillPattern{kind, to_u64(value, "value")};
           },
-          nb::sig("def __init__(self, kind: FillPattern.Kind = FillPattern.Kind.Hashed, value: int "
+          nb::sig("def __init__(self, kind: kvbm_cpp._kvbm_cpp.FillPattern.Kind = ..., value: int "
                   "= 0) -> None"),
           nb::arg("kind") = FillPattern::Kind::Hashed, nb::arg("value") = 0)
       .def_ro("kind", &FillPattern::kind)

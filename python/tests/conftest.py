@@ -14,7 +14,9 @@ import kvbm_cpp as kvbm
 
 @pytest.fixture
 def manager() -> Iterator[kvbm.TransferManager]:
-    with kvbm.TransferManager(host_devices=2, host_device_bytes=64 << 20, copy_threads=2) as made:
+    with kvbm.TransferManager(
+        host_devices=2, host_device_bytes=64 << 20, cuda_pool_reserve_size=0, copy_threads=2
+    ) as made:
         yield made
 
 

@@ -279,7 +279,7 @@ def test_device_arrays_take_any_shape_and_dtype() -> None:
 
 
 def test_layout_outlives_its_manager() -> None:
-    with kvbm.TransferManager(host_device_bytes=1 << 20) as manager:
+    with kvbm.TransferManager(host_device_bytes=1 << 20, cuda_pool_reserve_size=0) as manager:
         layout = contiguous(manager, config(), place=lambda b: b.allocate_device(0))
         array = universal_tp_array(layout)
     del layout

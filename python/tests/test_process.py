@@ -17,7 +17,7 @@ import threading
 config = kvbm.LayoutConfig(
     num_blocks=4, num_layers=2, page_size=4, inner_dim=32, num_heads=4, dtype_width_bytes=2
 )
-manager = kvbm.TransferManager(host_device_bytes=1 << 24, copy_threads=2)
+manager = kvbm.TransferManager(host_device_bytes=1 << 24, cuda_pool_reserve_size=0, copy_threads=2)
 
 def device_layout():
     tensors = [manager.device(0).empty((2, 4, 4, 4, 8), np.float16) for _ in range(2)]
@@ -119,8 +119,8 @@ def test_interrupt_reaches_a_wait() -> None:
         import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
         done = start()
-        print("waiting", flush=True)
         try:
+            print("waiting", flush=True)
             done.wait()
         except KeyboardInterrupt:
             print("interrupted", flush=True)

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+import gen_stub
 import pytest
 
 import kvbm_cpp as kvbm
@@ -22,14 +22,8 @@ def test_stub_and_marker_are_installed() -> None:
 
 
 def test_stub_is_current() -> None:
-    pytest.importorskip("nanobind")
-    spec = importlib.util.spec_from_file_location("gen_stub", ROOT / "python" / "gen_stub.py")
-    assert spec is not None
-    assert spec.loader is not None
-    gen_stub = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gen_stub)
     checked_in = (ROOT / "python" / "kvbm_cpp" / "_kvbm_cpp.pyi").read_text()
-    assert gen_stub.stub() == checked_in, "run python/gen_stub.py with the installed package"
+    assert gen_stub.stub() == checked_in, "run python/tests/gen_stub.py with the installed package"
 
 
 def test_everything_public_is_documented() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import kvbm_cpp._kvbm_cpp
 from nanobind.stubgen import StubGen
 
-HEADER = "# SPDX-License-Identifier: Apache-2.0\n# Written by python/gen_stub.py: do not edit.\n"
+HEADER = (
+    "# SPDX-License-Identifier: Apache-2.0\n# Written by python/tests/gen_stub.py: do not edit.\n"
+)
 
 
 def stub() -> str:
@@ -23,5 +25,5 @@ def stub() -> str:
 
 
 if __name__ == "__main__":
-    default = Path(__file__).parent / "kvbm_cpp" / "_kvbm_cpp.pyi"
+    default = Path(__file__).parents[1] / "kvbm_cpp" / "_kvbm_cpp.pyi"
     (Path(sys.argv[1]) if len(sys.argv) > 1 else default).write_text(stub())

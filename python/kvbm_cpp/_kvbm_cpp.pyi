@@ -1,0 +1,1209 @@
+# SPDX-License-Identifier: Apache-2.0
+# Written by python/tests/gen_stub.py: do not edit.
+"""The native part of kvbm_cpp: import kvbm_cpp instead."""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+import enum
+import os
+from typing import Any, Final, overload
+
+import numpy.typing
+from typing_extensions import Buffer
+
+import kvbm_cpp._errors
+import kvbm_cpp._types
+
+
+class ErrorCode(enum.Enum):
+    """What kind of failure happened."""
+
+    InvalidArgument = 0
+    """a value that can never be right"""
+
+    OutOfRange = 1
+    """an index or range beyond what the object has"""
+
+    Overflow = 2
+    """a size or address left the 64-bit range"""
+
+    Unsupported = 3
+    """a correct request that this build or machine cannot serve"""
+
+    NotFound = 4
+    """a handle, file or device that does not exist"""
+
+    AlreadyExists = 5
+    """a name or file that is taken"""
+
+    Busy = 6
+    """the object is in use"""
+
+    Corrupt = 7
+    """stored bytes fail their checksum or structure"""
+
+    VersionMismatch = 8
+    """written by a version that this one does not read"""
+
+    OutOfMemory = 9
+    """an allocation or a pool limit was exceeded"""
+
+    Io = 10
+    """the operating system refused; native_code is its errno"""
+
+    Device = 11
+    """a device runtime reported an error"""
+
+    Timeout = 12
+    """the deadline passed before the work ended"""
+
+    Cancelled = 13
+    """the caller asked to stop"""
+
+    ShuttingDown = 14
+    """the owner is being destroyed"""
+
+    Internal = 15
+    """a broken invariant of kvbm itself"""
+
+class StorageKind(enum.Enum):
+    """Where bytes live."""
+
+    System = 0
+    """ordinary host memory"""
+
+    Pinned = 1
+    """page-locked host memory"""
+
+    Device = 2
+    """memory of a device"""
+
+    Disk = 3
+    """a file on local storage"""
+
+    Object = 4
+    """an object store"""
+
+class LayoutHandle:
+    """Names a registered layout of a worker in 128 bits. Hashable, ordered."""
+
+    def __init__(self, worker_id: int, layout_id: int) -> None: ...
+
+    @property
+    def worker_id(self) -> int:
+        """Bits 0-63."""
+
+    @property
+    def layout_id(self) -> int:
+        """Bits 64-79."""
+
+    @property
+    def reserved_bits(self) -> int:
+        """The other 48; a handle with any of them set is refused everywhere."""
+
+    def to_u128(self) -> int:
+        """All 128 bits as an integer."""
+
+    @staticmethod
+    def from_u128(value: int) -> LayoutHandle:
+        """The handle with these 128 bits."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __lt__(self, arg: LayoutHandle, /) -> bool: ...
+
+    def __le__(self, arg: LayoutHandle, /) -> bool: ...
+
+    def __gt__(self, arg: LayoutHandle, /) -> bool: ...
+
+    def __ge__(self, arg: LayoutHandle, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+class Checksum:
+    """
+    An XXH3-128 checksum. str() gives 32 hexadecimal digits, bytes() 16 bytes, most significant first. Hashable, ordered.
+    """
+
+    def __init__(self, value: int | str) -> None: ...
+
+    def hex(self) -> str:
+        """32 hexadecimal digits."""
+
+    def __str__(self) -> str: ...
+
+    def __repr__(self) -> str: ...
+
+    def __int__(self) -> int: ...
+
+    def __bytes__(self) -> bytes: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __lt__(self, arg: Checksum, /) -> bool: ...
+
+    def __le__(self, arg: Checksum, /) -> bool: ...
+
+    def __gt__(self, arg: Checksum, /) -> bool: ...
+
+    def __ge__(self, arg: Checksum, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+def checksum_bytes(data: Buffer) -> Checksum:
+    """XXH3-128 of any contiguous buffer."""
+
+class FillPattern:
+    """
+    What fill_blocks writes, as a function of the logical element, so that two layouts filled alike hold the same tensor in any format.
+    """
+
+    def __init__(self, kind: FillPattern.Kind = ..., value: int = 0) -> None: ...
+
+    class Kind(enum.Enum):
+        """Which function it is."""
+
+        Constant = 0
+        """every byte is `value`"""
+
+        Sequential = 1
+        """byte i of a block's logical tensor is (value + block + i) mod 256"""
+
+        BlockLayer = 2
+        """every byte is a hash of (value, block, layer)"""
+
+        Hashed = 3
+        """bytes of a hash of (value, block, layer, outer, offset)"""
+
+    @property
+    def kind(self) -> FillPattern.Kind: ...
+
+    @property
+    def value(self) -> int:
+        """The constant, the start, or the seed."""
+
+    def __repr__(self) -> str: ...
+
+class LogLevel(enum.Enum):
+    """How much is logged."""
+
+    Trace = 0
+
+    Debug = 1
+
+    Info = 2
+
+    Warning = 3
+
+    Error = 4
+
+    Off = 5
+
+def set_log_level(level: LogLevel) -> None:
+    """
+    Sets the lowest level that is logged, overriding the environment's KVBM_LOG.
+    """
+
+def version() -> str:
+    """"major.minor.patch" of the library."""
+
+class LayoutConfig:
+    """
+    The logical shape of a layout: num_blocks KV blocks, each the tensor [num_layers, outer_dim, page_size, num_heads, head_dim]. Immutable; only a valid one exists.
+    """
+
+    def __init__(self, *, num_blocks: int, num_layers: int, page_size: int, inner_dim: int, outer_dim: int = 2, alignment: int = 1, dtype_width_bytes: int = 2, num_heads: int | None = None) -> None: ...
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def outer_dim(self) -> int:
+        """2 = K and V apart, 1 = fused or MLA."""
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a block."""
+
+    @property
+    def inner_dim(self) -> int:
+        """num_heads * head_dim."""
+
+    @property
+    def alignment(self) -> int:
+        """Bytes that block starts are aligned to."""
+
+    @property
+    def dtype_width_bytes(self) -> int: ...
+
+    @property
+    def num_heads(self) -> int | None:
+        """KV heads where known."""
+
+    @property
+    def head_dim(self) -> int:
+        """inner_dim / num_heads."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one (layer, outer) chunk."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block's elements, without padding."""
+
+    def with_num_blocks(self, num_blocks: int) -> LayoutConfig:
+        """The same shape with another number of blocks."""
+
+    def with_alignment(self, alignment: int) -> LayoutConfig:
+        """The same shape with another alignment."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+class BlockDim(enum.Enum):
+    """The five dimensions of one KV block."""
+
+    Layer = 0
+
+    Outer = 1
+
+    Token = 2
+
+    Head = 3
+
+    HeadDim = 4
+
+class KvBlockLayout:
+    """The order of a block's five dimensions in memory. Immutable, hashable."""
+
+    class Kind(enum.Enum):
+        """Which format it is."""
+
+        UniversalTP = 0
+
+        UniversalPP = 1
+
+        OperationalHND = 2
+
+        OperationalNHD = 3
+
+        Custom = 4
+
+        Strided = 5
+
+        Unknown = 6
+
+    UniversalTP: Final[KvBlockLayout] = ...
+    """[nh, nl, no, nt, hd]"""
+
+    UniversalPP: Final[KvBlockLayout] = ...
+    """[nl, nh, no, nt, hd]"""
+
+    OperationalHND: Final[KvBlockLayout] = ...
+    """[nl, no, nh, nt, hd]"""
+
+    OperationalNHD: Final[KvBlockLayout] = ...
+    """[nl, no, nt, nh, hd]"""
+
+    Unknown: Final[KvBlockLayout] = ...
+    """
+    Whole (layer, outer) chunks can be moved; what is inside them is not known.
+    """
+
+    @staticmethod
+    def Custom(order: Sequence[BlockDim]) -> KvBlockLayout:
+        """Any permutation of the five dimensions, outermost first."""
+
+    @staticmethod
+    def Strided(strides: Sequence[int], footprint: int) -> KvBlockLayout:
+        """
+        Explicit byte strides in the order layer, outer, token, head, head_dim, and the bytes from a block's first byte to behind its last.
+        """
+
+    @staticmethod
+    def parse(text: str) -> KvBlockLayout:
+        """Reads back what str() wrote."""
+
+    @property
+    def kind(self) -> KvBlockLayout.Kind: ...
+
+    @property
+    def order(self) -> tuple[BlockDim, ...] | None:
+        """Outermost first; None for Unknown and Strided."""
+
+    @property
+    def is_operational(self) -> bool:
+        """NHD or HND."""
+
+    @property
+    def is_universal(self) -> bool:
+        """TP or PP."""
+
+    @property
+    def is_unknown(self) -> bool: ...
+
+    @property
+    def needs_num_heads(self) -> bool: ...
+
+    def requires_transform(self, other: KvBlockLayout, config: LayoutConfig | None = None) -> bool:
+        """
+        Whether bytes have to be rearranged to go from this format to `other`; with a config, dimensions of extent 1 do not count.
+        """
+
+    def strides(self, config: LayoutConfig) -> tuple[tuple[int, ...], int]:
+        """
+        Byte strides in the order layer, outer, token, head, head_dim, and the footprint.
+        """
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+    def __str__(self) -> str: ...
+
+    def __repr__(self) -> str: ...
+
+class Dim(enum.Enum):
+    """Names of the dimensions of engine tensors."""
+
+    Block = 0
+
+    Layer = 1
+
+    Outer = 2
+
+    Token = 3
+
+    Head = 4
+
+    HeadDim = 5
+
+    Payload = 5
+    """HeadDim, or the whole row where there is no Head"""
+
+class KvDimLayout:
+    """
+    How ONE engine tensor (the KV cache of one layer) orders the dimensions Block, Outer, Token, Head and Payload, outermost first.
+    """
+
+    def __init__(self, dims: Iterable[tuple[Dim, int] | tuple[Dim, int, int]], element_bytes: int) -> None:
+        """dims: (dim, extent[, stride_bytes]), outermost first, Payload last."""
+
+    @property
+    def element_bytes(self) -> int: ...
+
+    @property
+    def bytes(self) -> int:
+        """From the first element to behind the last."""
+
+    def extent(self, dim: Dim) -> int: ...
+
+    def stride(self, dim: Dim) -> int:
+        """Bytes a step along `dim` moves."""
+
+    def config(self, num_layers: int) -> LayoutConfig:
+        """The config of `num_layers` such tensors."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __str__(self) -> str: ...
+
+class Region:
+    """
+    A range of bytes in one kind of storage. Shares ownership of what backs it.
+    """
+
+    @property
+    def kind(self) -> StorageKind: ...
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte; 0 for Disk."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def device_id(self) -> int:
+        """Owning device, or the near one of Pinned memory where known, else -1."""
+
+    @property
+    def file_path(self) -> str | None:
+        """The data file of a Disk region."""
+
+    @property
+    def file_offset(self) -> int:
+        """Offset of the first byte in that file."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the file is read and written past the page cache (O_DIRECT)."""
+
+    @property
+    def io_engine(self) -> str | None:
+        """"IoUring" or "Threads"."""
+
+    def numpy(self, shape: int | Sequence[int] | None = None, dtype: numpy.typing.DTypeLike = 'uint8') -> numpy.typing.NDArray[Any]:
+        """The memory as a numpy array, without a copy; the array keeps it alive."""
+
+    def __repr__(self) -> str: ...
+
+class Event:
+    """A point in a stream's work. Never recorded: complete."""
+
+    def is_complete(self) -> bool: ...
+
+    def wait(self) -> None:
+        """Blocks until the work recorded last has ended."""
+
+class Stream:
+    """A FIFO queue of work on one device; streams run side by side."""
+
+    @property
+    def device_id(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def enqueue(self, work: Callable[[], object]) -> None:
+        """
+        Runs `work` on a thread of the stream when everything before it ended. It must not wait for this stream; an exception goes to sys.unraisablehook.
+        """
+
+    def record(self, event: Event) -> None:
+        """Marks the present end of the stream in `event`."""
+
+    def wait(self, event: Event) -> None:
+        """
+        What is enqueued after this call waits for the point that `event` marks now.
+        """
+
+    def synchronize(self) -> None:
+        """Blocks until everything enqueued so far has ended."""
+
+    def is_idle(self) -> bool: ...
+
+class Backend(enum.Enum):
+    """Which implementation is behind a Device."""
+
+    Host = 0
+    """emulated: ordinary memory and threads"""
+
+    Cuda = 1
+    """an NVIDIA GPU"""
+
+class Device:
+    """One device: memory, streams, events."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def used_bytes(self) -> int: ...
+
+    @property
+    def is_host_accessible(self) -> bool:
+        """Whether the CPU may touch this device's memory."""
+
+    def allocate(self, bytes: int, alignment: int = 512) -> Region:
+        """Memory of this device, zeroed, alive as long as the Region."""
+
+    def empty(self, shape: int | Sequence[int], dtype: numpy.typing.DTypeLike = 'float32') -> numpy.typing.NDArray[Any]:
+        """
+        A numpy array in this device's memory, without a copy; zeroed. The memory lives as long as the array or anything made from it.
+        """
+
+    def create_stream(self, name: str = 'python') -> Stream:
+        """A new stream of its own."""
+
+    def create_event(self) -> Event: ...
+
+    def synchronize(self) -> None:
+        """Blocks until all streams of this device are idle."""
+
+    def __repr__(self) -> str: ...
+
+def make_host_device(id: int = 0, memory_bytes: int = 4294967296) -> Device:
+    """An emulated device, e.g. one shared by an engine and several managers."""
+
+def cuda_unavailable_reason() -> str:
+    """Why there is no CUDA device; empty where there is one."""
+
+class MemoryPoolStats:
+    """What a pool of device memory holds right now."""
+
+    @property
+    def reserved_bytes(self) -> int: ...
+
+    @property
+    def used_bytes(self) -> int: ...
+
+    @property
+    def peak_used_bytes(self) -> int: ...
+
+    @property
+    def num_allocations(self) -> int: ...
+
+    @property
+    def num_device_allocations(self) -> int: ...
+
+class LayoutKind(enum.Enum):
+    """How blocks are spread over regions."""
+
+    FullyContiguous = 0
+    """one region"""
+
+    LayerSeparate = 1
+    """one region a layer"""
+
+class BlockDimension(enum.Enum):
+    """Where the block index stands in a layer's region."""
+
+    First = 0
+    """[nb, no, chunk]"""
+
+    Second = 1
+    """[no, nb, chunk]"""
+
+class BlockView:
+    """Where a block or chunk of a layout is."""
+
+    @property
+    def region(self) -> int:
+        """Which of the layout's regions."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes in the region."""
+
+    @property
+    def address(self) -> int:
+        """Of the first element; 0 for files."""
+
+    @property
+    def bytes(self) -> int:
+        """From the first element to behind the last."""
+
+    @property
+    def is_contiguous(self) -> bool: ...
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """Names of the axes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Bytes, one an axis."""
+
+class PhysicalLayout:
+    """
+    Blocks of one shape, in one format, in one storage. Cheap to copy; its memory lives as long as any copy or transfer uses it.
+    """
+
+    @staticmethod
+    def open_disk(path: str | os.PathLike[str], *, read_only: bool = False) -> PhysicalLayout:
+        """
+        Reopens what allocate_disk(path) made; TransferManager.open_disk does so with the manager's I/O engine.
+        """
+
+    @property
+    def config(self) -> LayoutConfig: ...
+
+    @property
+    def kind(self) -> LayoutKind: ...
+
+    @property
+    def block_dimension(self) -> BlockDimension: ...
+
+    @property
+    def format(self) -> KvBlockLayout: ...
+
+    @property
+    def storage_kind(self) -> StorageKind: ...
+
+    @property
+    def device_id(self) -> int: ...
+
+    @property
+    def regions(self) -> list[Region]:
+        """One (fully contiguous) or one a layer."""
+
+    @property
+    def extents_per_block(self) -> int: ...
+
+    def chunk_view(self, block: int, layer: int, outer: int) -> BlockView:
+        """Address, size and strides of one (block, layer, outer)."""
+
+    def block_view(self, block: int) -> BlockView:
+        """The same of a whole block, where one region has it."""
+
+    def fingerprint(self) -> Checksum:
+        """
+        Stable hash of everything that decides which byte means what inside a block.
+        """
+
+    def shape_fingerprint(self) -> Checksum:
+        """
+        Stable hash of the logical tensor: equal ones can be copied into each other.
+        """
+
+    def descriptor_json(self) -> str:
+        """What another process needs to know to address the same bytes."""
+
+    def with_format(self, format: KvBlockLayout) -> PhysicalLayout:
+        """The same regions read as another format."""
+
+    def __str__(self) -> str: ...
+
+    def __repr__(self) -> str: ...
+
+    @staticmethod
+    def builder() -> PhysicalLayoutBuilder:
+        """
+        A builder on host memory and files; TransferManager.layout_builder() knows the manager's devices too.
+        """
+
+class KvBlocks:
+    """
+    Blocks of one layout with, optionally, another reading of their format. Immutable; keeps the layout alive.
+    """
+
+    @staticmethod
+    def of(layout: PhysicalLayout, block_ids: kvbm_cpp._types.BlockIds, override_format: KvBlockLayout | None = None) -> KvBlocks:
+        """Blocks of a layout that needs no registration."""
+
+    @property
+    def layout(self) -> PhysicalLayout:
+        """Read in the override's format where there is one."""
+
+    @property
+    def handle(self) -> LayoutHandle | None:
+        """Where it came from a manager."""
+
+    @property
+    def block_ids(self) -> list[int]: ...
+
+    @property
+    def override_format(self) -> KvBlockLayout | None: ...
+
+    def requires_transform_to(self, other: KvBlocks) -> bool:
+        """Whether bytes would have to be rearranged to go to `other`."""
+
+    def __len__(self) -> int: ...
+
+class PhysicalLayoutBuilder:
+    """
+    Collects config, kind and memory of a PhysicalLayout, each once, in any order. Every step returns a new builder. Nothing is allocated before build().
+    """
+
+    def config(self, config: LayoutConfig) -> PhysicalLayoutBuilder:
+        """The logical shape."""
+
+    def fully_contiguous(self, format: KvBlockLayout | None = None) -> PhysicalLayoutBuilder:
+        """
+        One region. Default format: OperationalNHD if the config has num_heads, else Unknown.
+        """
+
+    @overload
+    def layer_separate(self, block_dimension: BlockDimension, format: KvBlockLayout | None = None) -> PhysicalLayoutBuilder:
+        """One region a layer. Default format as above."""
+
+    @overload
+    def layer_separate(self, tensor: KvDimLayout) -> PhysicalLayoutBuilder:
+        """
+        One region a layer, each an engine's tensor in any order of its dimensions.
+        """
+
+    def allocate_system(self) -> PhysicalLayoutBuilder:
+        """Owned pageable memory."""
+
+    def allocate_pinned(self, near_device: int = -1) -> PhysicalLayoutBuilder:
+        """Owned pinned memory, near a device (-1 = anywhere)."""
+
+    def allocate_device(self, id: int) -> PhysicalLayoutBuilder:
+        """Owned memory of a device."""
+
+    def allocate_disk(self, path: str | os.PathLike[str] | None = None) -> PhysicalLayoutBuilder:
+        """
+        A preallocated file that must not exist yet; without a path a temporary one.
+        """
+
+    def allocate_object(self, bucket: str, prefix: str) -> PhysicalLayoutBuilder:
+        """Refused by build(): object storage comes with its own tier."""
+
+    def with_external_regions(self, regions: Sequence[kvbm_cpp._types.TensorLike], *, kind: StorageKind = ...) -> PhysicalLayoutBuilder:
+        """
+        Host memory of the caller, without a copy: one tensor, or one a layer. The layout keeps the tensors alive.
+        """
+
+    def with_external_device_regions(self, regions: Sequence[kvbm_cpp._types.TensorLike], *, device_id: int = 0) -> PhysicalLayoutBuilder:
+        """
+        Device memory of the engine, without a copy: one tensor, or one a layer. The layout keeps the tensors alive.
+        """
+
+    def with_regions(self, regions: Iterable[Region]) -> PhysicalLayoutBuilder:
+        """Regions that exist already."""
+
+    def build(self) -> PhysicalLayout:
+        """Checks everything, allocates, and returns the layout."""
+
+class FailedBlock:
+    """A block of a transfer that did not arrive."""
+
+    @property
+    def position(self) -> int:
+        """Index into the transfer's block lists."""
+
+    @property
+    def error(self) -> kvbm_cpp._errors.Error:
+        """Why."""
+
+    def __repr__(self) -> str: ...
+
+class TransferCompleteNotification:
+    """
+    The outcome of a transfer, now or later. Awaitable in asyncio. Dropping it neither blocks nor cancels; all methods may be called from any thread.
+    """
+
+    @staticmethod
+    def completed() -> TransferCompleteNotification:
+        """Ready, successful."""
+
+    def is_ready(self) -> bool:
+        """Whether the outcome is known."""
+
+    def could_yield(self) -> bool:
+        """
+        Whether waiting may block at all: False exactly for transfers done synchronously.
+        """
+
+    def wait(self, timeout: float | None = None) -> None:
+        """
+        Blocks until the outcome is known and raises the error of a failed transfer; raises kvbm_cpp.TimeoutError after `timeout` seconds, while the transfer goes on.
+        """
+
+    def wait_for(self, timeout: float) -> bool:
+        """
+        Blocks for at most `timeout` seconds; returns whether the outcome is known, and raises the error of a failed transfer.
+        """
+
+    def error(self) -> kvbm_cpp._errors.Error | None:
+        """The error of a failed transfer; None while pending and after success."""
+
+    def failed_blocks(self) -> list[FailedBlock]:
+        """
+        Blocks that did not arrive; after a failure every block not listed arrived completely.
+        """
+
+    def then(self, callback: Callable[[kvbm_cpp._errors.Error | None], object]) -> None:
+        """
+        Calls callback(error) once when the outcome is known (None: success), on the event system's thread; at once, in this thread, where it is known already. An exception goes to sys.unraisablehook.
+        """
+
+    @staticmethod
+    def aggregate(notifications: Sequence[TransferCompleteNotification]) -> TransferCompleteNotification:
+        """
+        One notification for many: completes after all ended, and fails with every failure in its message.
+        """
+
+    def __await__(self) -> Generator[Any, None, None]: ...
+
+    def __repr__(self) -> str: ...
+
+class Spare(enum.Enum):
+    """What a transfer should leave to others."""
+
+    Fastest = 0
+    """whatever is quickest"""
+
+    SpareSms = 1
+    """leave the GPU's multiprocessors to the model"""
+
+    SpareCpu = 2
+    """host copies run in one thread"""
+
+class NativeVsNixlPolicy(enum.Enum):
+    """Which of two working paths to take."""
+
+    PreferNative = 0
+
+    PreferNixl = 1
+
+    Automatic = 2
+
+class StopSource:
+    """Cancels the transfers whose TransferOptions name it."""
+
+    def __init__(self) -> None: ...
+
+    def request_stop(self) -> bool:
+        """Whether this call was the first one."""
+
+    def stop_requested(self) -> bool: ...
+
+class BounceBuffer:
+    """
+    Blocks of a registered layout to stage through where there is no direct path.
+    """
+
+    @staticmethod
+    def from_handle(handle: LayoutHandle, block_ids: kvbm_cpp._types.BlockIds) -> BounceBuffer: ...
+
+    @property
+    def handle(self) -> LayoutHandle: ...
+
+    @property
+    def block_ids(self) -> list[int]: ...
+
+class TransferOptions:
+    """
+    How one transfer is done. Every option works with every strategy, or the call is refused with the reason.
+    """
+
+    def __init__(self, *, layer_range: kvbm_cpp._types.Range | None = None, head_range: kvbm_cpp._types.Range | None = None, src_head_range: kvbm_cpp._types.Range | None = None, dst_head_range: kvbm_cpp._types.Range | None = None, src_kv_layout: KvBlockLayout | None = None, dst_kv_layout: KvBlockLayout | None = None, bounce_buffer: BounceBuffer | None = None, nixl_write_notification: int | None = None, cuda_stream: Stream | None = None, wait_for: Iterable[Event] | None = None, record_on: Iterable[Stream] | None = None, timeout: float | None = None, cancellation: StopSource | None = None, priority: int = 0, max_sms: int | None = None, spare: Spare = ...) -> None:
+        """
+        head_range is src_head_range and dst_head_range in one; timeout is in seconds from submission; with cuda_stream all work goes onto that stream and the notification is ready at once.
+        """
+
+    @property
+    def layer_range(self) -> range | None: ...
+
+    @property
+    def src_head_range(self) -> range | None: ...
+
+    @property
+    def dst_head_range(self) -> range | None: ...
+
+    @property
+    def src_kv_layout(self) -> KvBlockLayout | None: ...
+
+    @property
+    def dst_kv_layout(self) -> KvBlockLayout | None: ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds."""
+
+    @property
+    def priority(self) -> int: ...
+
+    @property
+    def spare(self) -> Spare: ...
+
+class TransferCapabilities:
+    """What this process may use; all off by default."""
+
+    def __init__(self, *, allow_gds: bool = False, allow_gpu_rdma: bool = False) -> None: ...
+
+    @property
+    def allow_gds(self) -> bool: ...
+
+    @property
+    def allow_gpu_rdma(self) -> bool: ...
+
+    def with_gds_if_supported(self) -> TransferCapabilities:
+        """A copy with it on if this machine has it."""
+
+    def with_gpu_rdma_if_supported(self) -> TransferCapabilities:
+        """A copy with it on if this machine has it."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+class TransferPreferences:
+    """Preferences among paths that all work."""
+
+    def __init__(self, *, native_vs_nixl: NativeVsNixlPolicy = NativeVsNixlPolicy.Automatic) -> None: ...
+
+    @property
+    def native_vs_nixl(self) -> NativeVsNixlPolicy: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+class Strategy(enum.Enum):
+    """The ways to execute a plan."""
+
+    HostCopy = 0
+    """copy threads, in the caller's call"""
+
+    StreamCopy = 1
+    """on a device's stream"""
+
+    DirectFile = 2
+    """file I/O straight from or into memory"""
+
+    StagedFile = 3
+    """file I/O through pinned staging memory"""
+
+class CopyPlan:
+    """What is copied: runs of bytes, the same for every block."""
+
+    @property
+    def run_bytes(self) -> int:
+        """Bytes of one contiguous run."""
+
+    @property
+    def runs_per_block(self) -> int: ...
+
+    @property
+    def num_segments(self) -> int: ...
+
+    @property
+    def bytes_per_block(self) -> int: ...
+
+    def __str__(self) -> str: ...
+
+class Candidate:
+    """A strategy that was considered."""
+
+    @property
+    def strategy(self) -> Strategy: ...
+
+    @property
+    def estimated_seconds(self) -> float | None:
+        """None if refused."""
+
+    @property
+    def reason(self) -> str:
+        """Why refused, or what it does."""
+
+class TransferExplanation:
+    """What a transfer would do, and why. str() gives a few lines for people."""
+
+    @property
+    def plan(self) -> CopyPlan: ...
+
+    @property
+    def strategy(self) -> Strategy: ...
+
+    @property
+    def estimated_seconds(self) -> float: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def candidates(self) -> list[Candidate]: ...
+
+    @property
+    def notes(self) -> list[str]: ...
+
+    @property
+    def hops(self) -> list[str]: ...
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    def __str__(self) -> str: ...
+
+class PreparedTransfer:
+    """
+    A transfer of which only the block ids are missing. Keeps its layouts alive; may be submitted from any thread, any number of times.
+    """
+
+    def submit(self, src_blocks: kvbm_cpp._types.BlockIds, dst_blocks: kvbm_cpp._types.BlockIds) -> TransferCompleteNotification:
+        """Moves src_blocks[i] to dst_blocks[i]."""
+
+    def explain(self, src_blocks: kvbm_cpp._types.BlockIds, dst_blocks: kvbm_cpp._types.BlockIds) -> TransferExplanation:
+        """What submit() would do."""
+
+    @property
+    def plan(self) -> CopyPlan: ...
+
+class EventSystem:
+    """Makes events and runs callbacks on one thread; managers may share it."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def worker_id(self) -> int:
+        """Random, unique per event system and process instance."""
+
+    def num_pending(self) -> int:
+        """Events that are pending."""
+
+class CostModel:
+    """
+    Rates in bytes per second and latencies in seconds that estimates are made from.
+    """
+
+    def __init__(self) -> None: ...
+
+    @property
+    def host_copy_rate(self) -> float: ...
+
+    @host_copy_rate.setter
+    def host_copy_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def host_permute_rate(self) -> float: ...
+
+    @host_permute_rate.setter
+    def host_permute_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def host_element_rate(self) -> float: ...
+
+    @host_element_rate.setter
+    def host_element_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def disk_read_rate(self) -> float: ...
+
+    @disk_read_rate.setter
+    def disk_read_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def disk_write_rate(self) -> float: ...
+
+    @disk_write_rate.setter
+    def disk_write_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def stream_latency(self) -> float: ...
+
+    @stream_latency.setter
+    def stream_latency(self, arg: float, /) -> None: ...
+
+    @property
+    def disk_latency(self) -> float: ...
+
+    @disk_latency.setter
+    def disk_latency(self, arg: float, /) -> None: ...
+
+class DiskEngine(enum.Enum):
+    """Which engine moves bytes to and from files."""
+
+    Auto = 0
+    """io_uring where the kernel allows it"""
+
+    IoUring = 1
+
+    Threads = 2
+    """pread and pwrite"""
+
+class TransferManager:
+    """
+    The one door: registers layouts and moves blocks between them. All methods may be called from any thread. A context manager: leaving it closes it.
+    """
+
+    def __init__(self, *, host_devices: int | None = None, host_device_bytes: int | None = None, devices: Iterable[Device] | None = None, cuda_device_id: int | None = None, nixl_backends: Iterable[str] | None = None, capabilities: TransferCapabilities | None = None, preferences: TransferPreferences | None = None, event_system: EventSystem | None = None, cost_model: CostModel | None = None, num_h2d_streams: int | None = None, num_d2h_streams: int | None = None, copy_threads: int | None = None, file_workers: int | None = None, staging_bytes: int | None = None, cuda_pool_reserve_size: int | None = None, cuda_pool_release_threshold: int | None = None, disk_engine: DiskEngine | None = None, allow_direct: bool | None = None, disk_queue_depth: int | None = None, disk_threads: int | None = None) -> None:
+        """
+        Defaults: one emulated device of 4 GiB, 4 + 4 streams, all CPUs for copies, 2 file workers with 32 MiB of staging each, io_uring and O_DIRECT where there are.
+        """
+
+    def close(self) -> None:
+        """
+        Waits for the transfers in flight and gives everything back; calls after it raise ShuttingDownError.
+        """
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    def __enter__(self) -> TransferManager: ...
+
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None: ...
+
+    @property
+    def worker_id(self) -> int:
+        """Random, unique per event system and process instance."""
+
+    def layout_builder(self) -> PhysicalLayoutBuilder:
+        """Starts a layout on this manager's memory."""
+
+    def open_disk(self, path: str | os.PathLike[str], *, read_only: bool = False) -> PhysicalLayout:
+        """
+        Reopens a disk layout: config, kind and format come from its manifest. Any number of processes may read, one may write.
+        """
+
+    def register_layout(self, layout: PhysicalLayout) -> LayoutHandle:
+        """Makes a layout known under a new handle."""
+
+    def unregister_layout(self, handle: LayoutHandle) -> None:
+        """Forgets a layout; BusyError while transfers use it."""
+
+    def layout(self, handle: LayoutHandle) -> PhysicalLayout: ...
+
+    def handles(self) -> list[LayoutHandle]:
+        """Handles of all registered layouts, ascending."""
+
+    def blocks(self, handle: LayoutHandle, block_ids: kvbm_cpp._types.BlockIds, override_format: KvBlockLayout | None = None) -> KvBlocks:
+        """Blocks of a registered layout."""
+
+    @overload
+    def execute_transfer(self, src: LayoutHandle, src_blocks: kvbm_cpp._types.BlockIds, dst: LayoutHandle, dst_blocks: kvbm_cpp._types.BlockIds, options: TransferOptions | None = None) -> TransferCompleteNotification:
+        """
+        Moves src_blocks[i] of `src` to dst_blocks[i] of `dst`, changing format, kind and storage as needed. An array of uint32 ids is read in place: leave it alone until the call returns.
+        """
+
+    @overload
+    def execute_transfer(self, src: KvBlocks, dst: KvBlocks, options: TransferOptions | None = None) -> TransferCompleteNotification: ...
+
+    @overload
+    def explain_transfer(self, src: LayoutHandle, src_blocks: kvbm_cpp._types.BlockIds, dst: LayoutHandle, dst_blocks: kvbm_cpp._types.BlockIds, options: TransferOptions | None = None) -> TransferExplanation:
+        """
+        What execute_transfer would do with the same arguments, and why; moves nothing.
+        """
+
+    @overload
+    def explain_transfer(self, src: KvBlocks, dst: KvBlocks, options: TransferOptions | None = None) -> TransferExplanation: ...
+
+    def prepare_transfer(self, src: LayoutHandle, dst: LayoutHandle, options: TransferOptions | None = None) -> PreparedTransfer:
+        """Does everything but the block ids once."""
+
+    def block_checksums(self, handle: LayoutHandle, block_ids: kvbm_cpp._types.BlockIds) -> list[Checksum]:
+        """
+        XXH3-128 of each block's logical tensor: equal tensors have equal checksums, whatever the format, kind and storage.
+        """
+
+    def layer_checksums(self, handle: LayoutHandle, block_ids: kvbm_cpp._types.BlockIds) -> list[list[Checksum]]:
+        """The same per layer: [block][layer]."""
+
+    def fill_blocks(self, handle: LayoutHandle, block_ids: kvbm_cpp._types.BlockIds, pattern: FillPattern) -> None:
+        """Writes the pattern into whole blocks."""
+
+    def sync(self, handle: LayoutHandle) -> None:
+        """Makes a disk layout's written blocks survive power loss."""
+
+    def device(self, id: int = 0) -> Device: ...
+
+    @property
+    def devices(self) -> list[Device]: ...
+
+    def acquire_h2d_stream(self) -> Stream:
+        """The next stream of the pool, round robin."""
+
+    def acquire_d2h_stream(self) -> Stream: ...
+
+    def acquire_d2d_stream(self) -> Stream: ...
+
+    @property
+    def memory_pool_stats(self) -> MemoryPoolStats: ...
+
+    @property
+    def copy_threads(self) -> int: ...
+
+    @property
+    def event_system(self) -> EventSystem: ...
