@@ -36,6 +36,10 @@ struct BoxPlan {
   bool transposes = false;    ///< the kernel moves single elements through tiles
   bool non_temporal = false;  ///< the kernel stores around the caches: fence afterwards
   std::uint64_t bytes = 0;    ///< of one box
+  /// Source bytes to walk through in order before the loops from `stretch_level` on, which leap
+  /// about in them; 0 where nothing is gained.
+  std::uint64_t stretch_bytes = 0;
+  std::uint32_t stretch_level = 0;
 };
 
 /// Merges what is contiguous on both sides, orders the loops and chooses the kernel.

@@ -77,6 +77,20 @@ struct OverlappingRun {
   }
 };
 
+/// Runs of 16 bytes: half a vector.
+template <bool NonTemporal>
+struct Run16 {
+  KVBM_TARGET_AVX2_INLINE static void copy(std::byte* to, std::byte const* from,
+                                           std::uint64_t /*bytes*/) noexcept {
+    __m128i const value = _mm_loadu_si128(reinterpret_cast<__m128i const*>(from));
+    if constexpr (NonTemporal) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to), value);
+    } else {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), value);
+    }
+  }
+};
+
 /// Runs of 16 to 31 bytes.
 struct HalfVectorRun {
   KVBM_TARGET_AVX2_INLINE static void copy(std::byte* to, std::byte const* from,
@@ -149,7 +163,8 @@ KVBM_TARGET_AVX2 void copy_aligned_runs(std::byte const* src, std::byte* dst,
                     static_cast<std::uintptr_t>(nest.outer.dst_stride);
   bool const one_stream =
       nest.inner.dst_stride == static_cast<std::int64_t>(nest.run_bytes) && nest.inner.extent >= 8;
-  if (one_stream ? bits % kVectorBytes == 0 : (bits | nest.run_bytes) % kLineBytes == 0) {
+  if (one_stream ? bits % std::min(nest.run_bytes, kVectorBytes) == 0
+                 : (bits | nest.run_bytes) % kLineBytes == 0) {
     copy_runs<NonTemporalRun>(src, dst, nest);
   } else {
     copy_runs<CachedRun>(src, dst, nest);
@@ -169,6 +184,9 @@ constexpr std::uint64_t kLongRunBytes = 2048;
 
 NestKernel avx2_run_kernel(std::uint64_t run_bytes, bool non_temporal) noexcept {
   if (run_bytes < 16) return nullptr;
+  if (run_bytes == 16) {
+    return non_temporal ? copy_aligned_runs<Run16<true>, Run16<false>> : copy_runs<Run16<false>>;
+  }
   if (run_bytes < kVectorBytes) return copy_runs<HalfVectorRun>;
   switch (run_bytes) {
     case 32: return fixed_kernel<32>(non_temporal);

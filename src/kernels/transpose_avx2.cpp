@@ -22,6 +22,23 @@ KVBM_TARGET_AVX2_INLINE __m256i wide_high(__m256i a, __m256i b) noexcept {
   if constexpr (Width == 8) return _mm256_unpackhi_epi64(a, b);
 }
 
+/// The network of transpose_registers, in both halves of wide registers at once.
+template <std::size_t Width, std::size_t Registers>
+KVBM_TARGET_AVX2_INLINE void transpose_wide_registers(__m256i (&rows)[Registers]) noexcept {
+#pragma GCC unroll 4
+  for (std::size_t step = 0; step < kLaneBits<Width>; ++step) {
+    __m256i next[Registers];
+#pragma GCC unroll 8
+    for (std::size_t i = 0; i < Registers / 2; ++i) {
+      next[2 * i] = wide_low<Width>(rows[i], rows[i + Registers / 2]);
+      next[2 * i + 1] = wide_high<Width>(rows[i], rows[i + Registers / 2]);
+    }
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < Registers; ++i)
+      rows[i] = next[i];
+  }
+}
+
 /// Twice as many rows as columns: the upper halves of the registers hold the lower rows, so that
 /// the lanes never have to cross and every store is a whole register.
 template <std::size_t Width>
@@ -36,22 +53,31 @@ KVBM_TARGET_AVX2_INLINE void transpose_tall(Tile const& tile) noexcept {
         _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(upper))),
         _mm_loadu_si128(reinterpret_cast<__m128i const*>(lower)), 1);
   }
-#pragma GCC unroll 4
-  for (std::size_t step = 1; step < kCount; step *= 2) {
-    __m256i next[kCount];
-#pragma GCC unroll 8
-    for (std::size_t i = 0; i < kCount / 2; ++i) {
-      next[2 * i] = wide_low<Width>(rows[i], rows[i + kCount / 2]);
-      next[2 * i + 1] = wide_high<Width>(rows[i], rows[i + kCount / 2]);
-    }
-#pragma GCC unroll 16
-    for (std::size_t i = 0; i < kCount; ++i)
-      rows[i] = next[i];
-  }
+  transpose_wide_registers<Width>(rows);
 #pragma GCC unroll 16
   for (std::size_t i = 0; i < kCount; ++i) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(advanced(tile.dst, i, tile.dst_stride)),
                         rows[i]);
+  }
+}
+
+/// Twice as many columns as rows: each half of the registers is a square of its own.
+template <std::size_t Width>
+KVBM_TARGET_AVX2_INLINE void transpose_broad(Tile const& tile) noexcept {
+  constexpr std::size_t kCount = kLanes<Width>;
+  __m256i rows[kCount];
+#pragma GCC unroll 16
+  for (std::size_t i = 0; i < kCount; ++i) {
+    rows[i] = _mm256_loadu_si256(
+        reinterpret_cast<__m256i const*>(advanced(tile.src, i, tile.src_stride)));
+  }
+  transpose_wide_registers<Width>(rows);
+#pragma GCC unroll 16
+  for (std::size_t i = 0; i < kCount; ++i) {
+    auto* const left = advanced(tile.dst, i, tile.dst_stride);
+    auto* const right = advanced(tile.dst, i + kCount, tile.dst_stride);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(left), _mm256_castsi256_si128(rows[i]));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(right), _mm256_extracti128_si256(rows[i], 1));
   }
 }
 
@@ -66,8 +92,18 @@ KVBM_TARGET_AVX2_INLINE void transpose_tile(Tile const& tile, std::uint64_t rows
       transpose_tall<Width>(subtile<Width>(tile, row, column));
     }
   }
+  if (row + kCount <= rows && even_columns >= 2 * kCount) {
+    std::uint64_t column = 0;
+    for (; column + 2 * kCount <= even_columns; column += 2 * kCount) {
+      transpose_broad<Width>(subtile<Width>(tile, row, column));
+    }
+    for (; column < even_columns; column += kCount) {
+      transpose_square<Width>(subtile<Width>(tile, row, column));
+    }
+    row += kCount;
+  }
   transpose_remaining_rows<Width>(tile, row, rows, even_columns);
-  transpose_elements<Width>(subtile<Width>(tile, 0, even_columns), rows, columns - even_columns);
+  transpose_remaining_columns<Width>(tile, even_columns, rows, columns);
 }
 
 template <std::size_t Width>

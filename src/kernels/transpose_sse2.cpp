@@ -16,8 +16,7 @@ void transpose(std::byte const* src, std::byte* dst, Nest const& nest) noexcept 
       std::uint64_t const rows = std::min(kTileRows<Width>, nest.inner.extent - row);
       Tile const tile = subtile<Width>(whole, row, column);
       transpose_remaining_rows<Width>(tile, 0, rows, even_columns);
-      transpose_elements<Width>(subtile<Width>(tile, 0, even_columns), rows,
-                                columns - even_columns);
+      transpose_remaining_columns<Width>(tile, even_columns, rows, columns);
     }
   }
 }

@@ -121,7 +121,8 @@ typedef enum kvbm_block_order {
 /**
  * Stacks of nl * no operational chunks -> one universal block [nh, nl, no, nt, hd].
  * @param universal_ptrs  [num_blocks]
- * @param block_ptrs      [num_blocks][nl * no], each a chunk [nt, nh, hd] (NHD) or [nh, nt, hd] (HND)
+ * @param block_ptrs      [num_blocks][nl * no], each a chunk [nt, nh, hd] (NHD) or [nh, nt, hd]
+ * (HND)
  */
 kvbm_status kvbm_cpu_universal_from_block(void* const* universal_ptrs,
                                           void const* const* block_ptrs, size_t num_blocks,
