@@ -22,12 +22,19 @@ namespace kvbm::testing {
 /// `Source` is default constructible and has
 ///   transfer::TransferCompleteNotification pending();  // a new one that is not ready
 ///   void succeed();                                    // completes the newest from this thread
-///   void fail();                                       // likewise, with the text "contract
-///   failure"
+///   void fail();                                       // likewise
+/// and, where fail() does not say "contract failure", a kFailureText that its error contains.
 /// An instantiation is INSTANTIATE_TYPED_TEST_SUITE_P(Name, CompletionContract, Sources).
 template <typename Source>
 class CompletionContract : public ::testing::Test {
  protected:
+  static std::string failure_text() {
+    if constexpr (requires { Source::kFailureText; }) {
+      return Source::kFailureText;
+    } else {
+      return "contract failure";
+    }
+  }
   static EagerTask await(transfer::TransferCompleteNotification notification) {
     co_await notification;
   }
@@ -65,7 +72,7 @@ TYPED_TEST_P(CompletionContract, FailureReachesEveryWayOfLooking) {
   try {
     std::rethrow_exception(notification.error());
   } catch (std::exception const& error) {
-    EXPECT_NE(std::string(error.what()).find("contract failure"), std::string::npos)
+    EXPECT_NE(std::string(error.what()).find(TestFixture::failure_text()), std::string::npos)
         << error.what();
   }
 }
