@@ -157,12 +157,12 @@ TEST_F(HostMemoryPool, FullDeviceMakesTheStreamWaitInsteadOfFailing) {
   first.reset();
   auto const second = pool->allocate(16_MiB, b_);  // returns at once, although a is held
   EXPECT_EQ(second.host_data(), data);
+  EXPECT_FALSE(b_->is_idle()) << "b waits, though nothing was enqueued there";
   b_->enqueue([&] {
     unguarded = &value;
     EXPECT_EQ(value, 1);
     EXPECT_EQ(data[0], std::byte{1});
   });
-  EXPECT_FALSE(b_->is_idle());
   latch_.open();
   b_->synchronize();
   EXPECT_EQ(unguarded, &value);

@@ -31,6 +31,7 @@ using contract::Latch;
 class LogLines {
  public:
   LogLines() {
+    log::set_level(log::Level::Warning);  // whatever the environment says
     log::set_sink([lines = lines_](log::Level, std::string_view message) {
       std::lock_guard const lock(lines->mutex);
       lines->text += std::string(message) + "\n";
