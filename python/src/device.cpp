@@ -76,14 +76,6 @@ void bind_event(nb::module_& m) {
           "Blocks until the work recorded last has ended.");
 }
 
-void run_callback(SharedObject const& callback) noexcept {
-  GilEntry const python;
-  if (!python) { return; }
-  try {
-    nb::borrow(callback.get())();
-  } catch (nb::python_error& error) { error.discard_as_unraisable(nb::handle(callback.get())); }
-}
-
 void bind_stream(nb::module_& m) {
   nb::class_<PyStream>(m, "Stream", nb::is_final(),
                        "A FIFO queue of work on one device; streams run side by side.")
@@ -92,10 +84,12 @@ void bind_stream(nb::module_& m) {
       .def(
           "enqueue",
           [](PyStream const& self, nb::callable work) {
-            SharedObject callback = share(std::move(work));
+            auto callback = std::make_shared<Callback>(std::move(work));
             device::StreamPtr const stream = *self;
             GilRelease const unlocked;
-            stream->enqueue([callback = std::move(callback)] { run_callback(callback); });
+            stream->enqueue([callback = std::move(callback)] {
+              callback->call([] { return nb::make_tuple(); });
+            });
           },
           nb::sig("def enqueue(self, work: collections.abc.Callable[[], object]) -> None"),
           nb::arg("work"),

@@ -2,7 +2,9 @@
 #include "gil.hpp"
 
 #include <condition_variable>
+#include <memory>
 #include <mutex>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -10,12 +12,13 @@ namespace kvbm::python {
 
 namespace {
 
-// Counts the foreign threads inside the interpreter, and keeps what those outside could not drop.
-// One per process, like the interpreter itself.
+// Counts the foreign threads inside the interpreter, knows the callbacks that wait for their call,
+// and keeps what threads outside could not drop. One per process, like the interpreter itself.
 class Door {
  public:
   static Door& instance() {
-    static Door door;
+    // Never destroyed: threads of a manager that nobody closed may come by until the very end.
+    static Door& door = *std::make_unique<Door>().release();
     return door;
   }
 
@@ -43,14 +46,51 @@ class Door {
     deferred_.push_back(object);
   }
 
-  std::vector<PyObject*> take_deferred() noexcept {
+  void add(PyObject** callback) {
     std::lock_guard const lock(mutex_);
-    return std::exchange(deferred_, {});
+    callbacks_.insert(callback);
+  }
+
+  PyObject* remove(PyObject** callback) {
+    std::lock_guard const lock(mutex_);
+    callbacks_.erase(callback);
+    return std::exchange(*callback, nullptr);
+  }
+
+  // With the interpreter lock held.
+  void drop_deferred() {
+    std::vector<PyObject*> objects;
+    {
+      std::lock_guard const lock(mutex_);
+      objects.swap(deferred_);
+    }
+    drop(objects);
+  }
+
+  // With the interpreter lock held, after close(): nobody will call them any more, and what they
+  // refer to (a module's globals for one) should not wait for a transfer that never ends.
+  void drop_callbacks() {
+    std::vector<PyObject*> objects;
+    {
+      std::lock_guard const lock(mutex_);
+      for (PyObject** const callback : callbacks_) {
+        objects.push_back(std::exchange(*callback, nullptr));
+      }
+      callbacks_.clear();
+    }
+    drop(objects);
   }
 
  private:
+  static void drop(std::vector<PyObject*> const& objects) {
+    for (PyObject* const object : objects) {
+      Py_XDECREF(object);
+    }
+  }
+
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::unordered_set<PyObject**> callbacks_;
   std::vector<PyObject*> deferred_;
   int inside_ = 0;
   bool closed_ = false;
@@ -73,9 +113,7 @@ GilRelease::~GilRelease() {
   if (state_ != nullptr) {
     --released_scopes;
     PyEval_RestoreThread(state_);
-    for (PyObject* const object : Door::instance().take_deferred()) {
-      Py_DECREF(object);
-    }
+    Door::instance().drop_deferred();
   }
 }
 
@@ -98,22 +136,36 @@ GilEntry::~GilEntry() {
   if (counted_) { Door::instance().leave(); }
 }
 
+namespace {
+
+void drop_from_any_thread(PyObject* object) {
+  GilEntry const python;
+  if (python) {
+    Py_XDECREF(object);
+  } else if (object != nullptr) {
+    Door::instance().defer(object);
+  }
+}
+
+}  // namespace
+
 void close_at_exit() {
   nb::module_::import_("atexit").attr("register")(nb::cpp_function([] {
-    GilRelease const unlocked;
-    Door::instance().close();
+    {
+      GilRelease const unlocked;
+      Door::instance().close();
+    }
+    Door::instance().drop_callbacks();
+    Door::instance().drop_deferred();
   }));
 }
 
-SharedObject share(nb::object object) {
-  return {object.release().ptr(), [](PyObject* pointer) {
-            GilEntry const python;
-            if (python) {
-              Py_DECREF(pointer);
-            } else {
-              Door::instance().defer(pointer);
-            }
-          }};
+SharedObject share(nb::object object) { return {object.release().ptr(), drop_from_any_thread}; }
+
+Callback::Callback(nb::object function) : function_(function.release().ptr()) {
+  Door::instance().add(&function_);
 }
+
+Callback::~Callback() { drop_from_any_thread(Door::instance().remove(&function_)); }
 
 }  // namespace kvbm::python

@@ -53,6 +53,31 @@ void close_at_exit();
 using SharedObject = std::shared_ptr<PyObject>;
 SharedObject share(nb::object object);
 
+/// A Python function that a thread of the library will call; let go when the interpreter ends.
+/// Made with the interpreter lock held, destroyed by any thread.
+class Callback {
+ public:
+  explicit Callback(nb::object function);
+  ~Callback();
+  Callback(Callback const&) = delete;
+  Callback& operator=(Callback const&) = delete;
+
+  /// Calls it unless the interpreter ends; an exception goes to sys.unraisablehook.
+  /// @param arguments  makes the arguments, with the lock held
+  template <typename Arguments>
+  void call(Arguments const& arguments) const noexcept {
+    GilEntry const python;
+    if (!python || function_ == nullptr) { return; }
+    nb::object const function = nb::borrow(function_);
+    try {
+      function(*arguments());
+    } catch (nb::python_error& error) { error.discard_as_unraisable(function); }
+  }
+
+ private:
+  PyObject* function_;
+};
+
 /// Holds something whose destruction may wait for a thread that needs the interpreter lock.
 template <typename T>
 class Unlocked {

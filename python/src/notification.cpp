@@ -71,21 +71,12 @@ void wait(Notification const& notification, nb::handle timeout) {
   }
 }
 
-void call(SharedObject const& callback, std::exception_ptr const& error) noexcept {
-  GilEntry const python;
-  if (!python) { return; }
-  try {
-    nb::borrow(callback.get())(to_exception(error));
-  } catch (nb::python_error& failure) {
-    failure.discard_as_unraisable(nb::handle(callback.get()));
-  } catch (std::exception const& failure) { log::write(log::Level::Error, failure.what()); }
-}
-
-void then(Notification const& notification, nb::callable callback) {
-  SharedObject shared = share(std::move(callback));
+void then(Notification const& notification, nb::callable function) {
+  auto callback = std::make_shared<Callback>(std::move(function));
   GilRelease const unlocked;
-  notification.then(
-      [shared = std::move(shared)](std::exception_ptr const& error) { call(shared, error); });
+  notification.then([callback = std::move(callback)](std::exception_ptr const& error) {
+    callback->call([&error] { return nb::make_tuple(to_exception(error)); });
+  });
 }
 
 }  // namespace

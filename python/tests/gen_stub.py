@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import kvbm_cpp._kvbm_cpp
 from nanobind.stubgen import StubGen
+
+import kvbm_cpp._kvbm_cpp
 
 HEADER = (
     "# SPDX-License-Identifier: Apache-2.0\n# Written by python/tests/gen_stub.py: do not edit.\n"

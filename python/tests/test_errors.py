@@ -180,12 +180,11 @@ def test_files_that_cannot_be_made_say_why(manager: kvbm.TransferManager, tmp_pa
 
 def test_a_flipped_bit_names_file_and_block(manager: kvbm.TransferManager, tmp_path: Path) -> None:
     path = tmp_path / "store"
-    layout = contiguous(manager, config(), place=lambda b: b.allocate_disk(path))
-    view = layout.block_view(3)
-    disk = manager.register_layout(layout)
+    with kvbm.TransferManager() as writer:
+        layout = contiguous(writer, config(), place=lambda b: b.allocate_disk(path))
+        view = layout.block_view(3)
+        writer.fill_blocks(writer.register_layout(layout), range(6), kvbm.FillPattern())
     del layout
-    manager.fill_blocks(disk, range(6), kvbm.FillPattern())
-    manager.unregister_layout(disk)
     with path.open("r+b") as file:
         file.seek(view.offset + 100)
         byte = file.read(1)[0]

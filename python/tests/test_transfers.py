@@ -47,23 +47,24 @@ def test_round_trip_through_disk_restores_every_bit(
 ) -> None:
     cache = random_cache(width=width)
     kept = [tensor.copy() for tensor in cache]
-    engine = manager.register_layout(engine_layout(manager, cache, width))
-    pinned = manager.register_layout(
-        contiguous(manager, config(width=width), place=Builder.allocate_pinned)
-    )
     path = tmp_path / "store"
-    disk = manager.register_layout(
-        contiguous(manager, config(width=width), place=lambda b: b.allocate_disk(path))
-    )
-    sums = manager.block_checksums(engine, ALL)
-    manager.execute_transfer(engine, ALL, pinned, SHUFFLED).wait()
-    manager.execute_transfer(pinned, SHUFFLED, disk, ALL).wait()
-    manager.sync(disk)
-    assert manager.block_checksums(disk, ALL) == sums
+    with kvbm.TransferManager() as writer:
+        engine = writer.register_layout(engine_layout(writer, cache, width))
+        pinned = writer.register_layout(
+            contiguous(writer, config(width=width), place=Builder.allocate_pinned)
+        )
+        disk = writer.register_layout(
+            contiguous(writer, config(width=width), place=lambda b: b.allocate_disk(path))
+        )
+        sums = writer.block_checksums(engine, ALL)
+        writer.execute_transfer(engine, ALL, pinned, SHUFFLED).wait()
+        writer.execute_transfer(pinned, SHUFFLED, disk, ALL).wait()
+        writer.sync(disk)
+        assert writer.block_checksums(disk, ALL) == sums
     for tensor in cache:
         tensor[...] = 0
-    manager.unregister_layout(disk)
 
+    engine = manager.register_layout(engine_layout(manager, cache, width))
     again = manager.register_layout(manager.open_disk(path, read_only=True))
     manager.execute_transfer(again, ALL, engine, ALL).wait()
     assert manager.block_checksums(engine, ALL) == sums
