@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "doctor_checks.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "kvbm/device/device.hpp"
+#include "kvbm/memory/disk_io.hpp"
+#include "kvbm/memory/huge_pages.hpp"
+#include "kvbm/memory/memory_source.hpp"
+#include "kvbm/memory/numa.hpp"
+#include "machine.hpp"
+#include "report.hpp"
+
+namespace kvbm::cli {
+namespace {
+
+Check check_cpus() {
+  unsigned const usable = usable_cpus();
+  auto const quota = cgroup_cpus();
+  Check check{"cpus", "CPUs", Health::Ok,
+              fmt::format("{} online, {} usable by this process", online_cpus(), usable), {}};
+  if (quota && *quota < usable) {
+    check.health = Health::Warn;
+    check.found += fmt::format(", control group allows the time of {:.1f}", *quota);
+    check.advice = fmt::format(
+        "give TransferManager::Builder::copy_threads({}) or raise the control group's cpu.max",
+        std::max(1, static_cast<int>(*quota)));
+  } else if (usable < online_cpus()) {
+    check.health = Health::Warn;
+    check.advice = "copies use the usable CPUs only; widen the affinity (taskset, cpuset) if not meant";
+  }
+  return check;
+}
+
+Check check_avx2() {
+  if (has_avx2()) { return {"avx2", "vector units", Health::Ok, "AVX2", {}}; }
+  return {"avx2", "vector units", Health::Warn, "no AVX2",
+          "permutations run in narrower code; on a virtual machine pass the host's CPU model through"};
+}
+
+Check check_memlock() {
+  auto const limit = memlock_limit();
+  constexpr std::uint64_t kTry = std::uint64_t{64} << 20U;
+  auto const source = memory::make_host_memory_source();
+  memory::AllocationRequest request;
+  request.kind = memory::StorageKind::Pinned;
+  request.bytes = kTry;
+  auto const region = source->allocate(request);
+  auto const stats = source->pinned_stats();
+  Check check{"memlock", "pinned memory", Health::Ok,
+              fmt::format("limit {}, {} of {} locked in a trial",
+                          limit ? format_bytes(*limit) : std::string("unlimited"),
+                          format_bytes(stats.locked_bytes), format_bytes(stats.bytes)),
+              {}};
+  if (stats.locked_bytes < stats.bytes) {
+    check.health = Health::Warn;
+    check.advice =
+        "pinned memory may be swapped out: raise it (ulimit -l unlimited, LimitMEMLOCK=infinity in a "
+        "systemd unit, --ulimit memlock=-1 for containers)";
+  }
+  return check;
+}
+
+Check check_huge_pages() {
+  auto const mode = memory::read_transparent_huge_pages();
+  auto const reserved = memory::read_huge_page_info();
+  Check check{"huge_pages", "huge pages", Health::Ok,
+              fmt::format("transparent: {}", mode ? memory::to_string(*mode) : "unknown"), {}};
+  if (reserved && reserved->total > 0) {
+    check.found += fmt::format(", {} of {} reserved pages of {} free", reserved->free,
+                               reserved->total, format_bytes(reserved->page_bytes));
+  }
+  if (!mode || *mode == memory::TransparentHugePages::Never) {
+    check.health = Health::Warn;
+    check.advice =
+        "copies of scattered blocks miss the TLB: echo madvise > "
+        "/sys/kernel/mm/transparent_hugepage/enabled";
+  }
+  return check;
+}
+
+Check check_memory() {
+  Check check{"memory", "memory", Health::Ok,
+              fmt::format("{}, {} available", format_bytes(total_memory()),
+                          format_bytes(available_memory())),
+              {}};
+  if (available_memory() < (std::uint64_t{1} << 30U)) {
+    check.health = Health::Warn;
+    check.advice = "less than 1 GiB is available: end other programs or keep G2 small";
+  }
+  return check;
+}
+
+Check check_numa() {
+  int const nodes = memory::num_numa_nodes();
+  auto const distances = numa_distances();
+  Check check{"numa", "NUMA", Health::Ok, fmt::format("{} node(s)", nodes), {}};
+  for (std::size_t i = 0; i < distances.size() && nodes > 1; ++i) {
+    check.found += fmt::format("; {}: {}", i, distances[i]);
+  }
+  if (nodes > 1 && static_cast<std::size_t>(nodes) < distances.size()) {
+    check.health = Health::Warn;
+    check.advice = "some nodes are closed to this process: widen cpuset.mems if not meant";
+  }
+  return check;
+}
+
+Check check_io_uring() {
+  auto const io = memory::make_disk_io();
+  Check check{"io_uring", "disk engine", Health::Ok,
+              fmt::format("{} ({})", memory::to_string(io->engine()), io->reason()), {}};
+  if (io->engine() != memory::DiskEngine::IoUring) {
+    check.health = Health::Warn;
+    auto const setting = trim(read_text("/proc/sys/kernel/io_uring_disabled").value_or(""));
+    check.advice =
+        setting == "1" || setting == "2"
+            ? "threads do the I/O instead: sysctl kernel.io_uring_disabled=0"
+            : "threads do the I/O instead: allow io_uring_setup in the seccomp profile, or build "
+              "with liburing-dev installed";
+  }
+  return check;
+}
+
+std::vector<Check> check_folder(std::filesystem::path const& folder, std::uint64_t needed_bytes) {
+  auto const probe = probe_folder(folder);
+  if (!probe.writable) {
+    return {{"path", "disk tier", Health::Fail, folder.string() + ": " + probe.reason,
+             "name an existing, writable folder with --path"}};
+  }
+  Check direct{"direct", "O_DIRECT", Health::Ok,
+               fmt::format("{} ({})", folder.string(), probe.file_system), {}};
+  if (!probe.direct) {
+    direct.health = Health::Warn;
+    direct.found += ": " + probe.reason;
+    direct.advice = "the page cache is used instead: put G3 on ext4 or xfs on a local disk";
+  }
+  Check room{"free_space", "free space", Health::Ok, format_bytes(probe.free_bytes), {}};
+  if (probe.free_bytes < needed_bytes) {
+    room.health = Health::Fail;
+    room.advice = fmt::format("G3 needs {} (--needed-gib): free some or name another --path",
+                              format_bytes(needed_bytes));
+  } else if (probe.file_system == "tmpfs") {
+    room.health = Health::Warn;
+    room.found += " of memory (tmpfs)";
+    room.advice = "files there take memory and do not survive a restart: name a disk with --path";
+  }
+  return {direct, room};
+}
+
+std::vector<Check> check_gpu() {
+  auto const gpus = memory::find_pci_gpus();
+  bool const nvidia = std::any_of(gpus.begin(), gpus.end(), [](auto const& gpu) {
+    auto const vendor = read_text("/sys/bus/pci/devices/" + gpu.address + "/vendor");
+    return vendor && trim(*vendor) == "0x10de";
+  });
+  std::vector<Check> checks;
+  auto const why = device::cuda_unavailable_reason();
+  Check cuda{"cuda", "CUDA", Health::Ok, why.empty() ? "available" : why, {}};
+  if (!why.empty()) {
+    cuda.health = nvidia ? Health::Warn : Health::Info;
+    cuda.advice = nvidia ? "an NVIDIA GPU is there: install its driver and a build with CUDA"
+                         : "nothing to do: no NVIDIA GPU here, the host device stands in";
+  }
+  checks.push_back(cuda);
+  if (nvidia || has_module("nvidia")) {
+    bool const driver = has_module("nvidia");
+    checks.push_back({"driver", "NVIDIA driver", driver ? Health::Ok : Health::Warn,
+                      driver ? trim(read_text("/sys/module/nvidia/version").value_or("loaded"))
+                             : std::string("module nvidia is not loaded"),
+                      driver ? std::string{} : std::string("install and load the NVIDIA driver")});
+    bool const gds = has_module("nvidia_fs");
+    checks.push_back({"gds", "GPUDirect Storage", gds ? Health::Ok : Health::Info,
+                      gds ? "module nvidia_fs is loaded" : "module nvidia_fs is not loaded",
+                      gds ? std::string{} : std::string("this version stages through pinned memory")});
+  }
+  return checks;
+}
+
+Check check_nixl() {
+  auto const probe = probe_library("libnixl.so");
+  return {"nixl", "NIXL", Health::Info, probe.found ? "libnixl.so can be loaded" : "not installed",
+          "nothing to do: this version moves blocks within one machine only"};
+}
+
+}  // namespace
+
+char const* to_string(Health health) noexcept {
+  switch (health) {
+    case Health::Ok: return "ok";
+    case Health::Info: return "info";
+    case Health::Warn: return "warn";
+    case Health::Fail: return "fail";
+  }
+  return "unknown";
+}
+
+std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t needed_bytes) {
+  std::vector<Check> checks{check_cpus(),       check_avx2(),   check_memory(),  check_memlock(),
+                            check_huge_pages(), check_numa(), check_io_uring()};
+  for (auto& check : check_folder(folder, needed_bytes)) { checks.push_back(std::move(check)); }
+  for (auto& check : check_gpu()) { checks.push_back(std::move(check)); }
+  checks.push_back(check_nixl());
+  return checks;
+}
+
+}  // namespace kvbm::cli

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace kvbm::cli {
+
+/// What the process returns; docs/reference/cli.md and --help say the same.
+enum ExitCode : int {
+  kOk = 0,       ///< done, nothing to object
+  kFinding = 1,  ///< data differs or is corrupt; doctor --strict: warnings
+  kFail = 2,     ///< doctor: something keeps kvbm from working here
+  kError = 3,    ///< the operation failed (I/O, memory, busy, unsupported)
+  kUsage = 64,   ///< wrong command line or a value that can never be right
+};
+
+}  // namespace kvbm::cli
