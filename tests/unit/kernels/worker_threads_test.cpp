@@ -59,6 +59,24 @@ TEST(ParallelFor, SpreadsOverAllThreads) {
   EXPECT_TRUE(ids.contains(std::this_thread::get_id())) << "the caller takes part";
 }
 
+TEST(ParallelFor, ReturnsOnlyAfterTheBodiesOfWorkersEnded) {
+  CopyEngine engine(threads(2));
+  std::latch worker_inside(1);
+  std::atomic<bool> worker_done = false;
+  engine.parallel_for(2, 1, [&, caller = std::this_thread::get_id()](std::size_t) {
+    if (std::this_thread::get_id() == caller) {
+      worker_inside.wait();
+      return;
+    }
+    worker_inside.count_down();
+    // The caller is at its end long before this thread has offered it the CPU so often.
+    for (int i = 0; i < 20000; ++i)
+      std::this_thread::yield();
+    worker_done = true;
+  });
+  EXPECT_TRUE(worker_done.load());
+}
+
 TEST(ParallelFor, RethrowsTheExceptionAfterEveryOtherBodyRan) {
   for (unsigned const count : {1U, 3U}) {
     CopyEngine engine(threads(count));
