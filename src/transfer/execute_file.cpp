@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "transfer/executors.hpp"
 #include "transfer/file_geometry.hpp"
@@ -14,31 +16,41 @@ namespace {
 void run_pipeline(TransferJob& job, FileWorkerResources& resources, Strategy strategy) {
   if (!job.begin()) { return; }
   auto const& bounce = job.state().bounce;
-  std::optional<BlockLeases::Lease> bounce_lease;
-  std::optional<BlockLeases::Lease> file_lease;
-  std::optional<FilePipeline> pipeline;
-  try {
-    if (bounce && strategy == Strategy::StagedFile) {
-      bounce_lease.emplace(
-          job.context().block_leases_.acquire(bounce->endpoint.layout, bounce->block_ids));
+  std::size_t num_done = 0;
+  std::vector<FailedBlock> failed;
+  std::exception_ptr error;
+  {
+    // All of this ends before the job does: whoever waits for it may take file and blocks at once.
+    std::optional<BlockLeases::Lease> bounce_lease;
+    std::optional<BlockLeases::Lease> file_lease;
+    std::optional<FilePipeline> pipeline;
+    try {
+      if (bounce && strategy == Strategy::StagedFile) {
+        bounce_lease.emplace(
+            job.context().block_leases_.acquire(bounce->endpoint.layout, bounce->block_ids));
+      }
+      auto const& pair = job.state().pair;
+      if (pair.dst.storage_kind() == memory::StorageKind::Disk &&
+          is_partial(pair.dst, pair.selection.layers, pair.selection.dst_heads)) {
+        file_lease.emplace(job.context().block_leases_.acquire(pair.dst, job.dst_blocks()));
+      }
+      pipeline.emplace(job, resources, strategy);
+      pipeline->run();
+    } catch (...) {
+      resources.drain();
+      error = std::current_exception();
     }
-    auto const& pair = job.state().pair;
-    if (pair.dst.storage_kind() == memory::StorageKind::Disk &&
-        is_partial(pair.dst, pair.selection.layers, pair.selection.dst_heads)) {
-      file_lease.emplace(job.context().block_leases_.acquire(pair.dst, job.dst_blocks()));
+    if (pipeline) {
+      num_done = pipeline->num_done();
+      failed = pipeline->take_failed();
     }
-    pipeline.emplace(job, resources, strategy);
-    pipeline->run();
-  } catch (...) {
-    resources.drain();
-    auto const error = std::current_exception();
-    std::size_t const num_done = pipeline ? pipeline->num_done() : 0;
-    auto failed = pipeline ? pipeline->take_failed() : std::vector<FailedBlock>{};
+  }
+  if (error != nullptr) {
     std::erase_if(failed, [num_done](auto const& block) { return block.position >= num_done; });
     job.finish(num_done, std::move(failed), error);
-    return;
+  } else {
+    job.finish(num_done, std::move(failed));
   }
-  job.finish(pipeline->num_done(), pipeline->take_failed());
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ TransferJob::TransferJob(TransferContext::Impl& context,
                          std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks)
     : context_(context),
       state_(std::move(state)),
+      description_(state_->describe()),
       src_blocks_(src_blocks.begin(), src_blocks.end()),
       dst_blocks_(dst_blocks.begin(), dst_blocks.end()),
       src_use_(state_->src_use),
@@ -68,7 +69,7 @@ std::shared_ptr<TransferJob> TransferJob::create(
   };
   auto job = std::make_shared<Constructible>(context, std::move(state), src_blocks, dst_blocks);
   if (wants_notification) {
-    job->completion_ = context.options_.event_system->create_event(job->state_->describe(),
+    job->completion_ = context.options_.event_system->create_event(job->description_,
                                                                    src_blocks.size());
     job->notification_ = job->completion_->notification();
     job->arm(job->state_->options);
@@ -91,7 +92,7 @@ void TransferJob::arm(TransferOptions const& options) {
         std::chrono::steady_clock::now() + timeout, [weak, timeout] {
           if (auto const job = weak.lock()) {
             job->stop(std::make_exception_ptr(TimeoutError(fmt::format(
-                "{}: not done within {} ms", job->state_->describe(),
+                "{}: not done within {} ms", job->description_,
                 std::chrono::duration<double, std::milli>(timeout).count()))));
           }
         });
@@ -100,7 +101,7 @@ void TransferJob::arm(TransferOptions const& options) {
     stop_callback_.emplace(options.cancellation, [weak] {
       if (auto const job = weak.lock()) {
         job->stop(std::make_exception_ptr(
-            CancelledError(job->state_->describe() + ": cancelled by the caller")));
+            CancelledError(job->description_ + ": cancelled by the caller")));
       }
     });
   }
@@ -144,7 +145,8 @@ void TransferJob::finish(std::size_t num_done, std::vector<FailedBlock> failed,
 
 void TransferJob::complete(std::vector<FailedBlock> failed) noexcept {
   phase_.store(Phase::Finished);
-  // Before anybody is woken, so that a waiter can unregister the layouts at once.
+  // Before anybody is woken, so that a waiter can unregister the layouts or reopen a file at once.
+  state_.reset();
   src_use_.reset();
   dst_use_.reset();
   bounce_use_.reset();
@@ -152,7 +154,7 @@ void TransferJob::complete(std::vector<FailedBlock> failed) noexcept {
     if (!completion_) {
       if (!failed.empty()) {
         log::write(log::Level::Error,
-                   state_->describe() + " on a caller's stream failed: " +
+                   description_ + " on a caller's stream failed: " +
                        message_of(failed.front().error));
       }
     } else if (failed.empty()) {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <stop_token>
+#include <string>
 #include <vector>
 
 #include "kvbm/core/types.hpp"
@@ -36,6 +37,7 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
   TransferJob& operator=(TransferJob const&) = delete;
 
   [[nodiscard]] TransferCompleteNotification notification() const;
+  /// @pre begin() was true and finish() was not called
   [[nodiscard]] PreparedTransfer::State const& state() const noexcept { return *state_; }
   [[nodiscard]] TransferContext::Impl& context() const noexcept { return context_; }
   [[nodiscard]] std::span<BlockId const> src_blocks() const noexcept { return src_blocks_; }
@@ -48,6 +50,8 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
   /// Whether should_stop() can ever become true: then work goes in batches.
   [[nodiscard]] bool can_stop() const noexcept;
 
+  /// Lets go of the layouts, then tells the outcome: what the caller still holds is what keeps them
+  /// alive, so that a file can be opened again as soon as it is known.
   /// Ends a job that began: blocks [0, num_done) went through, but for `failed`; the others did not.
   /// Without a stop num_done is all of them.
   void finish(std::size_t num_done, std::vector<FailedBlock> failed) noexcept;
@@ -65,7 +69,8 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
   void complete(std::vector<FailedBlock> failed) noexcept;
 
   TransferContext::Impl& context_;
-  std::shared_ptr<PreparedTransfer::State const> state_;
+  std::shared_ptr<PreparedTransfer::State const> state_;  ///< null once finished
+  std::string const description_;
   std::vector<BlockId> src_blocks_;
   std::vector<BlockId> dst_blocks_;
   LayoutUseLease src_use_;
