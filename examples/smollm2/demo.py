@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if given.plot and given.plot.suffix != ".png":
         parser.error(f"--plot is {given.plot}, must end in .png")
     return given
+
+
+def keep_blas_polite() -> None:
+    """Gives BLAS one thread where the machine is busy: its threads wait for each other by spinning.
+
+    Decided once, because the processes of a run must do their sums in the same order.
+    """
+    cpus = len(os.sched_getaffinity(0))
+    if "OPENBLAS_NUM_THREADS" not in os.environ and os.getloadavg()[0] > cpus:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        print("the machine is busy: the model runs in one thread", file=sys.stderr)
 
 
 def start(given: argparse.Namespace, folder: Path, *step: str) -> subprocess.Popen[bytes]:
@@ -115,6 +127,7 @@ def report(given: argparse.Namespace, folder: Path) -> bool:
 
 def run_all(given: argparse.Namespace, folder: Path) -> bool:
     """The whole demo; whether everything is equal."""
+    keep_blas_polite()
     finish("prefill", start(given, folder, "prefill"))
     if given.corrupt:
         corrupt(folder)

@@ -8,113 +8,127 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tiers import repeat
+from tiers import Hop, repeat
 
 #: Requests under way at once; the best of them is the limit.
-DISK_THREADS = (2, 8, 32)
+DISK_REQUESTS = (2, 8, 32)
 SECTOR = 4096
 
 
-@dataclass(frozen=True)
-class Limit:
-    """A measured rate and what was measured."""
-
-    rate: float  # bytes per second
-    how: str
-
-
-def copy_limit(num_bytes: int) -> Limit:
-    """memcpy of num_bytes between two arrays, by one thread and by one per CPU."""
-    source = np.ones(num_bytes, np.uint8)
-    target = np.zeros(num_bytes, np.uint8)
-    best = Limit(0.0, "")
+def measure_copy(name: str, num_blocks: int, block_bytes: int, hop: Callable[[], object]) -> Hop:
+    """Times a hop in memory beside memcpy, by one thread and by one per CPU."""
+    num_bytes = num_blocks * block_bytes
+    source, target = np.ones(num_bytes, np.uint8), np.zeros(num_bytes, np.uint8)
     cpus = len(os.sched_getaffinity(0))
-    for threads in sorted({1, cpus}):
-        pieces = list(
-            zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
-        )
-        with ThreadPoolExecutor(threads) as pool:
+    counts = sorted({1, cpus})
+    with ThreadPoolExecutor(cpus) as pool:
 
-            def run(pieces: list[tuple[NDArray[np.uint8], ...]] = pieces) -> None:
-                list(pool.map(lambda pair: np.copyto(*pair), pieces))
+        def copy(threads: int) -> None:
+            pieces = zip(
+                np.array_split(target, threads), np.array_split(source, threads), strict=True
+            )
+            list(pool.map(lambda pair: np.copyto(*pair), pieces))
 
-            run()  # first touch and thread start
-            seconds, _ = repeat(run)
-        if num_bytes / seconds > best.rate:
-            best = Limit(num_bytes / seconds, f"memcpy, {threads} threads")
-    return best
+        copy(cpus)  # starts the threads
+        seconds, *plain = repeat(hop, *(lambda n=n: copy(n) for n in counts))
+    best = min(range(len(counts)), key=plain.__getitem__)
+    how = f"memcpy, {counts[best]} thread{'s' if counts[best] > 1 else ''}"
+    return Hop(name, num_blocks, num_bytes, seconds, plain[best], how)
+
+
+class PlainFile:
+    """A preallocated file that is read and written past the page cache where it can be."""
+
+    def __init__(self, path: Path, num_blocks: int, block_bytes: int):
+        # Whole sectors, as O_DIRECT wants; the store pads its blocks likewise.
+        self._block_bytes = -(-block_bytes // SECTOR) * SECTOR
+        num_bytes = self._block_bytes * num_blocks
+        flags = os.O_RDWR | os.O_CREAT
+        self.direct = True
+        try:
+            self._file = os.open(path, flags | os.O_DIRECT, 0o600)
+        except OSError:
+            self.direct = False
+            self._file = os.open(path, flags, 0o600)
+        os.posix_fallocate(self._file, 0, num_bytes)
+        self._memory = mmap.mmap(-1, num_bytes)
+        self._memory[:] = b"\x5a" * num_bytes
+
+    def close(self) -> None:
+        os.close(self._file)
+        self._memory.close()
+
+    def write(self, pool: ThreadPoolExecutor) -> None:
+        """Writes every block, as many at once as the pool has threads."""
+        self._run(pool, os.pwritev)
+
+    def read(self, pool: ThreadPoolExecutor) -> None:
+        """Reads every block likewise."""
+        self._run(pool, os.preadv)
+
+    def write_at_once(self) -> None:
+        """Writes everything in one request."""
+        self._expect(os.pwritev(self._file, [self._memory], 0))
+
+    def read_at_once(self) -> None:
+        """Reads everything in one request."""
+        self._expect(os.preadv(self._file, [self._memory], 0))
+
+    def _expect(self, moved: int) -> None:
+        if moved != len(self._memory):
+            raise OSError(f"{moved} of {len(self._memory)} bytes in one request")
+
+    def _run(
+        self, pool: ThreadPoolExecutor, operation: Callable[[int, list[memoryview], int], int]
+    ) -> None:
+        with memoryview(self._memory) as view:
+
+            def one(offset: int) -> None:
+                with view[offset : offset + self._block_bytes] as block:
+                    moved = operation(self._file, [block], offset)
+                if moved != self._block_bytes:
+                    raise OSError(f"{moved} of {self._block_bytes} bytes at offset {offset}")
+
+            list(pool.map(one, range(0, len(view), self._block_bytes)))
 
 
 @contextlib.contextmanager
-def _scratch_file(folder: Path, num_bytes: int, flags: int) -> Iterator[int]:
+def _plain_file(folder: Path, num_blocks: int, block_bytes: int) -> Iterator[PlainFile]:
     path = folder / "limit.scratch"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o600)
+    file = PlainFile(path, num_blocks, block_bytes)
     try:
-        os.posix_fallocate(descriptor, 0, num_bytes)
-        yield descriptor
+        yield file
     finally:
-        os.close(descriptor)
+        file.close()
         path.unlink()
 
 
-def _transfer_all(
-    operation: Callable[[int, list[memoryview], int], int],
-    descriptor: int,
-    memory: mmap.mmap,
+def measure_disk(
+    name: str,
+    folder: Path,
+    num_blocks: int,
     block_bytes: int,
-    pool: ThreadPoolExecutor,
-) -> None:
-    view = memoryview(memory)
-
-    def one(offset: int) -> None:
-        moved = operation(descriptor, [view[offset : offset + block_bytes]], offset)
-        if moved != block_bytes:
-            raise OSError(f"{moved} of {block_bytes} bytes at offset {offset}")
-
+    hop: Callable[[], object],
+    *,
+    writes: bool,
+) -> Hop:
+    """Times a hop to or from disk beside plain requests, of one block each and of all in one."""
     with contextlib.ExitStack() as stack:
-        stack.callback(view.release)
-        list(pool.map(one, range(0, len(memory), block_bytes)))
-
-
-def disk_limits(folder: Path, num_blocks: int, block_bytes: int) -> tuple[Limit, Limit]:
-    """Write and read rate of a file in `folder`, past the page cache where it can be (O_DIRECT).
-
-    Requests of one block each, rounded up to whole sectors; without a sync, like the hops.
-    """
-    padded = -(-block_bytes // SECTOR) * SECTOR
-    num_bytes = padded * num_blocks
-    direct = True
-    try:
-        with _scratch_file(folder, SECTOR, os.O_DIRECT):
-            pass
-    except OSError:
-        direct = False
-    kind = "O_DIRECT" if direct else "page cache, the file system has no O_DIRECT"
-    write, read = Limit(0.0, ""), Limit(0.0, "")
-    with (
-        mmap.mmap(-1, num_bytes) as memory,
-        _scratch_file(folder, num_bytes, os.O_DIRECT if direct else 0) as descriptor,
-    ):
-        memory[:] = b"\x5a" * num_bytes
-        for threads in DISK_THREADS:
-            with ThreadPoolExecutor(threads) as pool:
-                for operation in (os.pwritev, os.preadv):
-                    seconds, _ = repeat(
-                        lambda op=operation, pool=pool: _transfer_all(
-                            op, descriptor, memory, padded, pool
-                        )
-                    )
-                    # Padding is no payload: it does not count for the store either.
-                    rate = num_blocks * block_bytes / seconds
-                    limit = Limit(rate, f"{kind}, {threads} requests at once")
-                    if operation is os.pwritev:
-                        write = max(write, limit, key=lambda one: one.rate)
-                    else:
-                        read = max(read, limit, key=lambda one: one.rate)
-    return write, read
+        file = stack.enter_context(_plain_file(folder, num_blocks, block_bytes))
+        pools = [stack.enter_context(ThreadPoolExecutor(count)) for count in DISK_REQUESTS]
+        file.write(pools[-1])  # what is read must have been written
+        operation = file.write if writes else file.read
+        runs = [lambda pool=pool: operation(pool) for pool in pools]
+        seconds, at_once, *plain = repeat(
+            hop, file.write_at_once if writes else file.read_at_once, *runs
+        )
+        kind = "O_DIRECT" if file.direct else "page cache"
+    best = min(range(len(plain)), key=plain.__getitem__)
+    limit, how = plain[best], f"{kind}, {DISK_REQUESTS[best]} blocks at once"
+    if at_once < limit:
+        limit, how = at_once, f"{kind}, one request"
+    return Hop(name, num_blocks, num_blocks * block_bytes, seconds, limit, how)

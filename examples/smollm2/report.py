@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paged_cache import BLOCK_TOKENS
+from tiers import REPEATS
 
 Results = dict[str, Any]
 
@@ -121,15 +122,12 @@ def summary(before: Results, after: Results, checks: list[Check]) -> Results:
     """What `--json` prints; rates in bytes per second, times in seconds."""
     hops = []
     for hop in before["hops"] + after["hops"]:
-        limit = before["limits"][hop["name"]]
-        rate = hop["bytes"] / hop["seconds"]
         hops.append(
             {
                 **hop,
-                "rate": rate,
-                "limit_rate": limit["rate"],
-                "limit_how": limit["how"],
-                "share_of_limit": rate / limit["rate"],
+                "rate": hop["bytes"] / hop["seconds"],
+                "limit_rate": hop["bytes"] / hop["limit_seconds"],
+                "share_of_limit": hop["limit_seconds"] / hop["seconds"],
             }
         )
     return {
@@ -206,7 +204,7 @@ def table(result: Results) -> str:
             f"{result['generated_tokens']} generated; {result['blocks']} blocks of "
             f"{BLOCK_TOKENS} tokens, {total:.1f} MiB of K and V",
             f"G1 device (paged, NHD), G2 pinned, G3 disk ({result['disk']}); "
-            "hops and limits: best of 3",
+            f"hops and limits: best of {REPEATS}",
             "",
             *_rows(hops, {2, 3, 4, 5, 6, 7}),
             "",

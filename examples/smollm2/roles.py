@@ -21,12 +21,11 @@ import numpy as np
 
 import tiers
 from engine import cacheable_tokens
-from limits import copy_limit, disk_limits
+from limits import measure_copy, measure_disk
 from model import Model, open_gguf
 from paged_cache import BLOCK_TOKENS, PagedCache
 from progress import Progress, TalkingEngine
 from prompt import make_prompt
-from tiers import Hop
 from tokenizer import Tokenizer
 
 Results = dict[str, Any]
@@ -80,8 +79,9 @@ def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
     progress = Progress("prefill")
     progress.say("loading the model")
     reader = open_gguf()
-    tokenizer, model = Tokenizer.load(reader), Model.load(reader)
+    tokenizer = Tokenizer.load(reader)
     prompt = make_prompt(tokenizer, num_tokens)
+    model = Model.load(reader)
     shape = model.shape
     num_blocks = len(prompt) // BLOCK_TOKENS
     cache_blocks = (len(prompt) + num_generated) // BLOCK_TOKENS + 1
@@ -106,13 +106,22 @@ def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
     g2 = tiers.register_pinned(manager, config)
     g3 = tiers.create_store(manager, config, folder)
     written = checksums(manager, g1, physical)
-    num_bytes = num_blocks * config.block_bytes
 
-    best, first = tiers.repeat(lambda: tiers.move(manager, g1, physical, g2, logical))
-    to_pinned = Hop("G1 -> G2", num_blocks, num_bytes, best, first)
+    to_pinned = measure_copy(
+        "G1 -> G2",
+        num_blocks,
+        config.block_bytes,
+        lambda: tiers.move(manager, g1, physical, g2, logical),
+    )
     progress.say(f"offloaded {num_blocks} blocks to pinned memory")
-    best, first = tiers.repeat(lambda: tiers.move(manager, g2, logical, g3, logical))
-    to_disk = Hop("G2 -> G3", num_blocks, num_bytes, best, first)
+    to_disk = measure_disk(
+        "G2 -> G3",
+        folder,
+        num_blocks,
+        config.block_bytes,
+        lambda: tiers.move(manager, g2, logical, g3, logical),
+        writes=True,
+    )
     begin = time.perf_counter()
     manager.sync(g3)
     sync_seconds = time.perf_counter() - begin
@@ -128,9 +137,7 @@ def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
     wiped = not set(checksums(manager, g1, physical) + checksums(manager, g2, logical)) & set(
         written
     )
-    progress.say("wiped device and pinned memory; measuring what this machine can do at best")
-    copy = copy_limit(num_bytes)
-    write, read = disk_limits(folder, num_blocks, config.block_bytes)
+    progress.say("wiped device and pinned memory")
 
     write_results(
         folder,
@@ -155,12 +162,6 @@ def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
             "disk": disk,
             "sync_seconds": sync_seconds,
             "hops": [asdict(to_pinned), asdict(to_disk)],
-            "limits": {
-                "G1 -> G2": asdict(copy),
-                "G2 -> G1": asdict(copy),
-                "G2 -> G3": asdict(write),
-                "G3 -> G2": asdict(read),
-            },
         },
     )
 
@@ -192,9 +193,7 @@ def onboard(folder: Path) -> None:
     progress.say(f"onboarding {num_blocks} blocks")
     begin = time.perf_counter()
     g3 = tiers.open_store(manager, folder)
-    reading = time.perf_counter()
     failed = tiers.move(manager, g3, logical, g2, logical)
-    read = time.perf_counter()
     refused = {logical[block.position]: str(block.error) for block in failed}
     good = [block for block in logical if block not in refused]
     physical = cache.physical_blocks(good)
@@ -212,13 +211,21 @@ def onboard(folder: Path) -> None:
     progress.say(f"first token after {first_token:.2f} s")
 
     sums = dict(zip(good, checksums(manager, g1, physical), strict=True))
-    num_bytes = len(good) * config.block_bytes
-    best, first = tiers.repeat(lambda: tiers.move(manager, g3, good, g2, good), read - reading)
-    from_disk = Hop("G3 -> G2", len(good), num_bytes, best, first)
-    best, first = tiers.repeat(
-        lambda: tiers.move(manager, g2, good, g1, physical), onboarded - read
+    from_disk = measure_disk(
+        "G3 -> G2",
+        folder,
+        len(good),
+        config.block_bytes,
+        lambda: tiers.move(manager, g3, good, g2, good),
+        writes=False,
     )
-    from_pinned = Hop("G2 -> G1", len(good), num_bytes, best, first)
+    from_pinned = measure_copy(
+        "G2 -> G1",
+        len(good),
+        config.block_bytes,
+        lambda: tiers.move(manager, g2, good, g1, physical),
+    )
+    progress.say("measured the hops beside plain copies and plain disk I/O")
 
     write_results(
         folder,

@@ -23,23 +23,19 @@ UNIVERSAL_TP = kvbm.KvBlockLayout.UniversalTP
 STORE_NAME = "kv.store"
 
 #: How often a hop runs, and the plain copy that it is compared with; the best time counts.
-REPEATS = 3
+REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One leg of a block's way, timed."""
+    """One leg of a block's way beside the plain way of the same bytes; best times of REPEATS."""
 
     name: str
     blocks: int
     bytes: int
-    seconds: float  # best of REPEATS
-    first_seconds: float  # of the first time
-
-    @property
-    def rate(self) -> float:
-        """Bytes per second."""
-        return self.bytes / self.seconds
+    seconds: float
+    limit_seconds: float
+    limit_how: str
 
 
 def block_config(
@@ -119,14 +115,18 @@ def open_store(manager: kvbm.TransferManager, folder: Path) -> kvbm.LayoutHandle
     return manager.register_layout(manager.open_disk(folder / STORE_NAME, read_only=True))
 
 
-def repeat(run: Callable[[], object], first_seconds: float | None = None) -> tuple[float, float]:
-    """Runs REPEATS times (one less if it ran already); returns best and first seconds."""
-    times = [] if first_seconds is None else [first_seconds]
-    while len(times) < REPEATS:
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return min(times), times[0]
+def repeat(*runs: Callable[[], object]) -> list[float]:
+    """Runs each REPEATS times, in turns, and returns the best seconds of each.
+
+    In turns, because other work on the machine then slows all of them alike.
+    """
+    best = [float("inf")] * len(runs)
+    for _ in range(REPEATS):
+        for index, run in enumerate(runs):
+            begin = time.perf_counter()
+            run()
+            best[index] = min(best[index], time.perf_counter() - begin)
+    return best
 
 
 def move(
