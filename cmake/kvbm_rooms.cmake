@@ -181,21 +181,29 @@ endfunction()
 
 # kvbm_add_compile_fail_test(<name> SOURCE x.cpp CASE <MACRO> EXPECT <regex>)
 #
-# Passes when x.cpp compiles as it is, and with -D<MACRO> is refused with a message that matches.
+# Passes when x.cpp with -D<MACRO> is refused with a message that matches. That x.cpp compiles
+# without any macro is one more test per file, kvbm.compile_fail.<x>.compiles.
 function(kvbm_add_compile_fail_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "SOURCE;CASE;EXPECT" "")
   if(NOT KVBM_BUILD_TESTS)
     return()
   endif()
   get_filename_component(source "${arg_SOURCE}" ABSOLUTE)
-  add_test(
-    NAME kvbm.compile_fail.${name}
-    COMMAND
-      ${CMAKE_COMMAND} "-DCOMPILER=${CMAKE_CXX_COMPILER}"
-      "-DINCLUDE_DIR=${PROJECT_SOURCE_DIR}/include" "-DSOURCE=${source}" "-DCASE=${arg_CASE}"
-      "-DEXPECT=${arg_EXPECT}" -P "${PROJECT_SOURCE_DIR}/cmake/compile_fail.cmake"
+  get_filename_component(stem "${arg_SOURCE}" NAME_WE)
+  set(compile ${CMAKE_COMMAND} "-DCOMPILER=${CMAKE_CXX_COMPILER}"
+              "-DINCLUDE_DIR=${PROJECT_SOURCE_DIR}/include" "-DSOURCE=${source}"
   )
-  set_tests_properties(kvbm.compile_fail.${name} PROPERTIES LABELS "cpu;compile_fail" TIMEOUT 120)
+  set(script -P "${PROJECT_SOURCE_DIR}/cmake/compile_fail.cmake")
+  set(plain kvbm.compile_fail.${stem}.compiles)
+  set(tests kvbm.compile_fail.${name})
+  add_test(NAME kvbm.compile_fail.${name}
+           COMMAND ${compile} "-DCASE=${arg_CASE}" "-DEXPECT=${arg_EXPECT}" ${script}
+  )
+  if(NOT TEST ${plain})
+    add_test(NAME ${plain} COMMAND ${compile} ${script})
+    list(APPEND tests ${plain})
+  endif()
+  set_tests_properties(${tests} PROPERTIES LABELS "cpu;compile_fail" TIMEOUT 120)
 endfunction()
 
 # kvbm_add_fuzzer(<name> SOURCES x_fuzz.cpp LINKS targets... [CORPUS folder])
