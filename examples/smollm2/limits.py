@@ -56,6 +56,7 @@ class PlainFile:
             self._file = os.open(path, flags, 0o600)
         os.posix_fallocate(self._file, 0, num_bytes)
         self._memory = mmap.mmap(-1, num_bytes)
+        self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._memory[:] = b"\x5a" * num_bytes
 
     def close(self) -> None:

@@ -113,3 +113,9 @@ def test_wrong_calls_are_found_by_mypy(tmp_path: Path) -> None:
     assert result.returncode == 1
     for line in (4, 5, 6):
         assert f"wrong.py:{line}: error" in result.stdout
+
+
+def test_example_of_the_readme_runs() -> None:
+    text = (ROOT / "python" / "README.md").read_text()
+    (example,) = (part.split("```")[0] for part in text.split("```python\n")[1:])
+    exec(compile(example, "README.md", "exec"), {})

@@ -273,3 +273,25 @@ def test_a_store_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "give another --workdir" in result.stderr
     assert (tmp_path / "kv.store").read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        ("/x/kv.store: extent 4 of group 0 is damaged", True),
+        ("/x/kv.store: extent 14 of group 0 is damaged", False),
+        ("/x/4/kv.store: extent 3 of group 0 is damaged", False),
+        ("/x/other: extent 4 of group 0 is damaged", False),
+    ],
+)
+def test_an_error_has_to_name_file_and_block(kept: Path, error: str, named: bool) -> None:
+    before, after, ranks = copy.deepcopy(load(kept))
+    del after["checksums"]["4"]
+    after["refused"]["4"] = error
+    after["prefilled_tokens"] += 16
+    for rank in ranks:
+        rank["refused"]["4"] = error
+        for sums in rank["head_checksums"]:
+            del sums["4"]
+    failed = [found.name for found in report.compare(before, after, ranks, 4) if not found.passed]
+    assert failed == ([] if named else ["damaged block refused"])
