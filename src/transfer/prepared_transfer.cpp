@@ -65,6 +65,15 @@ Decision decide(PreparedTransfer::State const& state, std::size_t num_blocks) {
   return choose(input);
 }
 
+void check_blocks(PreparedTransfer::State const& state, std::span<BlockId const> src_blocks,
+                  std::span<BlockId const> dst_blocks) {
+  validate_blocks(state.pair, src_blocks, dst_blocks);
+  if (state.bounce) {
+    validate_bounce_apart(state.pair, src_blocks, dst_blocks, state.bounce->endpoint.layout,
+                          state.bounce->block_ids);
+  }
+}
+
 std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Strategy strategy) {
   std::string const src = place(state.pair.src);
   std::string const dst = place(state.pair.dst);
@@ -127,7 +136,7 @@ TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> s
   auto const context = state_->context.lock();
   KVBM_EXPECTS(context != nullptr, ShuttingDown,
                "the manager of this prepared transfer was destroyed");
-  validate_blocks(state_->pair, src_blocks, dst_blocks);
+  check_blocks(*state_, src_blocks, dst_blocks);
   if (src_blocks.empty()) { return TransferCompleteNotification::completed(); }
   Strategy const strategy = decide(*state_, src_blocks.size()).strategy;
   switch (strategy) {
@@ -143,7 +152,7 @@ TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> s
 
 TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_blocks,
                                               std::span<BlockId const> dst_blocks) const {
-  validate_blocks(state_->pair, src_blocks, dst_blocks);
+  check_blocks(*state_, src_blocks, dst_blocks);
   TransferExplanation explanation;
   explanation.plan = state_->plan;
   explanation.num_blocks = src_blocks.size();

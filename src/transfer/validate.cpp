@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -182,27 +183,35 @@ std::vector<Interval> intervals_of(PhysicalLayout const& layout, BlockId block) 
   return intervals;
 }
 
-void check_address_overlap(ValidatedPair const& pair, std::span<BlockId const> src_blocks,
-                           std::span<BlockId const> dst_blocks) {
-  std::vector<Interval> written;
-  for (BlockId const id : dst_blocks) {
-    auto const intervals = intervals_of(pair.dst, id);
-    written.insert(written.end(), intervals.begin(), intervals.end());
+/// Position in `ids` of the first block of `layout` that shares memory with one of `others`.
+std::optional<std::size_t> find_overlap(PhysicalLayout const& layout, std::span<BlockId const> ids,
+                                        PhysicalLayout const& other_layout,
+                                        std::span<BlockId const> others) {
+  std::vector<Interval> taken;
+  for (BlockId const id : others) {
+    auto const intervals = intervals_of(other_layout, id);
+    taken.insert(taken.end(), intervals.begin(), intervals.end());
   }
-  std::sort(written.begin(), written.end(),
+  std::sort(taken.begin(), taken.end(),
             [](Interval const& a, Interval const& b) { return a.begin < b.begin; });
-  for (BlockId const id : src_blocks) {
-    for (Interval const& read : intervals_of(pair.src, id)) {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    for (Interval const& wanted : intervals_of(layout, ids[i])) {
       auto const after = std::lower_bound(
-          written.begin(), written.end(), read.end,
+          taken.begin(), taken.end(), wanted.end,
           [](Interval const& interval, std::uintptr_t end) { return interval.begin < end; });
-      bool const hit = after != written.begin() && std::prev(after)->end > read.begin;
-      KVBM_EXPECTS(!hit, InvalidArgument,
-                   fmt::format("source block {} shares memory (address {:#x}) with a destination "
-                               "block of the other layout",
-                               id, read.begin));
+      if (after != taken.begin() && std::prev(after)->end > wanted.begin) { return i; }
     }
   }
+  return std::nullopt;
+}
+
+void check_address_overlap(ValidatedPair const& pair, std::span<BlockId const> src_blocks,
+                           std::span<BlockId const> dst_blocks) {
+  auto const overlap = find_overlap(pair.src, src_blocks, pair.dst, dst_blocks);
+  KVBM_EXPECTS(!overlap, InvalidArgument,
+               fmt::format("source block {} shares memory with a destination block of the other "
+                           "layout",
+                           src_blocks[*overlap]));
 }
 
 }  // namespace
@@ -268,6 +277,22 @@ void validate_bounce(PhysicalLayout const& bounce, std::span<BlockId const> bloc
   KVBM_EXPECTS(memory::is_memory(bounce.storage_kind()), InvalidArgument,
                fmt::format("bounce_buffer lies in {}; it must be memory",
                            memory::to_string(bounce.storage_kind())));
+}
+
+void validate_bounce_apart(ValidatedPair const& pair, std::span<BlockId const> src_blocks,
+                           std::span<BlockId const> dst_blocks, PhysicalLayout const& bounce,
+                           std::span<BlockId const> bounce_blocks) {
+  auto const check = [&](PhysicalLayout const& side, std::span<BlockId const> blocks,
+                         char const* role) {
+    if (!may_alias(bounce, side)) { return; }
+    auto const overlap = find_overlap(bounce, bounce_blocks, side, blocks);
+    KVBM_EXPECTS(!overlap, InvalidArgument,
+                 fmt::format("bounce block {} shares memory with a {} block; lend blocks that are "
+                             "not moved",
+                             bounce_blocks[*overlap], role));
+  };
+  check(pair.src, src_blocks, "source");
+  check(pair.dst, dst_blocks, "destination");
 }
 
 }  // namespace kvbm::transfer

@@ -273,6 +273,30 @@ TEST_F(Bounce, P13_FailuresInEitherHopNameExactlyTheirBlocksAndLeaveTheBounceBlo
   }
 }
 
+TEST_F(Bounce, V2_BounceBlocksThatAreAlsoMovedAreRefused) {
+  auto const file = make_file();
+  auto const memory = make_memory();
+  write(memory, 2);
+  auto const handle = manager_.register_layout(memory);
+  auto const with_ids = [&](std::vector<BlockId> ids) {
+    TransferOptions options;
+    options.bounce_buffer = BounceBuffer::from_handle(handle, std::move(ids));
+    return options;
+  };
+  auto const before = snapshot(memory);
+  auto const failure =
+      failure_of_call([&] { return move(memory, {0, 1, 2, 3}, file, {0, 2, 4, 6}, with_ids({2, 5})); });
+  EXPECT_EQ(failure.code, ErrorCode::InvalidArgument);
+  EXPECT_TRUE(failure.names("bounce")) << failure.message;
+  EXPECT_EQ(snapshot(memory), before);
+  move(memory, {0, 1, 2, 3}, file, {0, 2, 4, 6}, with_ids({4, 5})).wait();
+  EXPECT_EQ(failure_of_call([&] { return move(file, {0, 2}, memory, {5, 6}, with_ids({4, 5})); })
+                .code,
+            ErrorCode::InvalidArgument);
+  move(file, {0, 2, 4, 6}, memory, {0, 1, 2, 3}, with_ids({4, 5})).wait();
+  for (BlockId id = 0; id < 4; ++id) { EXPECT_EQ(count_differences(memory, id, 2, id), 0U); }
+}
+
 class ManyTransfers : public TransferTest {};
 
 TEST_F(ManyTransfers, P14_AThousandOutstandingFromSixteenThreadsAllComplete) {

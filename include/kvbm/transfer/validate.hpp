@@ -38,4 +38,12 @@ void validate_blocks(ValidatedPair const& pair, std::span<BlockId const> src_blo
 /// @throws Error(InvalidArgument), Error(OutOfRange)
 void validate_bounce(layout::PhysicalLayout const& bounce, std::span<BlockId const> block_ids);
 
+/// Checks that staging overwrites none of the blocks that are moved.
+/// @pre    the ids are in range
+/// @throws Error(InvalidArgument) a bounce block shares memory with a source or destination block
+void validate_bounce_apart(ValidatedPair const& pair, std::span<BlockId const> src_blocks,
+                           std::span<BlockId const> dst_blocks,
+                           layout::PhysicalLayout const& bounce,
+                           std::span<BlockId const> bounce_blocks);
+
 }  // namespace kvbm::transfer
