@@ -168,12 +168,15 @@ TEST_F(DiskTier, PartialWritesFromManyTransfersDoNotLoseUpdates) {
         for (std::uint64_t layer = 0; layer < 4; ++layer) {
           threads.emplace_back([&, layer] {
             for (std::uint64_t head = 0; head < 4; head += 2) {
-              move_blocks(manager_, cache, ids_, tier, ids_,
-                          TransferOptions::builder()
-                              .layer_range(layer, layer + 1)
-                              .head_range({head, head + 2})
-                              .build())
-                  .wait();
+              auto const options = TransferOptions::builder()
+                                       .layer_range(layer, layer + 1)
+                                       .head_range({head, head + 2})
+                                       .build();
+              auto const failure = failure_of_call([&] {
+                move_blocks(manager_, cache, ids_, tier, ids_, options).wait();
+                return 0;
+              });
+              EXPECT_EQ(failure.code, std::nullopt) << failure.message;
             }
           });
         }
