@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Three ways to learn that a transfer ended without blocking a thread: a coroutine that awaits it, a
-// callback, and one notification for many.
+// Three ways to learn that a transfer ended without blocking a thread: a coroutine that awaits it,
+// a callback, and one notification for many.
 
 #include <kvbm/kvbm.hpp>
 
@@ -45,20 +45,24 @@ Job round_trip(Tiers tiers, std::vector<BlockId> there, std::vector<BlockId> bac
 
 int main() {
   auto manager = TransferManager::builder().build();
-  auto const config =
-      LayoutConfig::builder().num_blocks(64).num_layers(2).page_size(16).inner_dim(256).num_heads(4).build();
-  Tiers const tiers{
-      manager,
-      manager.register_layout(manager.layout_builder()
-                                  .config(config)
-                                  .layer_separate(BlockDimension::Second)
-                                  .allocate_device(0)
-                                  .build()),
-      manager.register_layout(manager.layout_builder()
-                                  .config(config)
-                                  .fully_contiguous(KvBlockLayout::UniversalTP)
-                                  .allocate_pinned()
-                                  .build())};
+  auto const config = LayoutConfig::builder()
+                          .num_blocks(64)
+                          .num_layers(2)
+                          .page_size(16)
+                          .inner_dim(256)
+                          .num_heads(4)
+                          .build();
+  Tiers const tiers{manager,
+                    manager.register_layout(manager.layout_builder()
+                                                .config(config)
+                                                .layer_separate(BlockDimension::Second)
+                                                .allocate_device(0)
+                                                .build()),
+                    manager.register_layout(manager.layout_builder()
+                                                .config(config)
+                                                .fully_contiguous(KvBlockLayout::UniversalTP)
+                                                .allocate_pinned()
+                                                .build())};
   std::vector<BlockId> first(32);
   std::iota(first.begin(), first.end(), BlockId{0});
   std::vector<BlockId> second(32);

@@ -30,8 +30,11 @@ LayoutConfig shape() {
 }
 
 layout::LayoutHandle add_device(TransferManager& manager) {
-  return manager.register_layout(
-      manager.layout_builder().config(shape()).layer_separate(BlockDimension::Second).allocate_device(0).build());
+  return manager.register_layout(manager.layout_builder()
+                                     .config(shape())
+                                     .layer_separate(BlockDimension::Second)
+                                     .allocate_device(0)
+                                     .build());
 }
 
 layout::LayoutHandle add_pinned(TransferManager& manager) {
@@ -61,8 +64,7 @@ std::vector<Checksum> offload(std::filesystem::path const& file, std::vector<Blo
 std::vector<Checksum> onboard(std::filesystem::path const& file, std::vector<BlockId> const& ids) {
   auto manager = TransferManager::builder().build();
   // Shape, kind and format come from the manifest beside the file.
-  auto const g3 =
-      manager.register_layout(PhysicalLayout::open_disk(manager.memory_source(), file));
+  auto const g3 = manager.register_layout(PhysicalLayout::open_disk(manager.memory_source(), file));
   auto const g2 = add_pinned(manager);
   auto const g1 = add_device(manager);
   manager.execute_transfer(g3, ids, g2, ids).wait();
@@ -73,19 +75,18 @@ std::vector<Checksum> onboard(std::filesystem::path const& file, std::vector<Blo
 }  // namespace
 
 int main() {
-  auto const folder = std::filesystem::temp_directory_path() /
-                      ("kvbm-example-tiers-" + std::to_string(::getpid()));
+  auto const folder =
+      std::filesystem::temp_directory_path() / ("kvbm-example-tiers-" + std::to_string(::getpid()));
   std::filesystem::create_directory(folder);
   std::vector<BlockId> ids(32);
   std::iota(ids.begin(), ids.end(), BlockId{0});
   bool equal = false;
   try {
-    equal = offload(folder / "blocks", ids) == onboard(folder / "blocks", ids);
+    auto const before = offload(folder / "blocks", ids);
+    equal = onboard(folder / "blocks", ids) == before;
     std::printf("%zu blocks through G1 -> G2 -> G3 -> G2 -> G1: %s\n", ids.size(),
                 equal ? "equal" : "DIFFERENT");
-  } catch (kvbm::Error const& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-  }
+  } catch (kvbm::Error const& error) { std::fprintf(stderr, "%s\n", error.what()); }
   std::error_code ignored;
   std::filesystem::remove_all(folder, ignored);
   return equal ? 0 : 1;

@@ -10,8 +10,13 @@
 int main() {
   using namespace kvbm;
   auto manager = TransferManager::builder().build();
-  auto const config =
-      LayoutConfig::builder().num_blocks(4).num_layers(2).page_size(16).inner_dim(128).num_heads(2).build();
+  auto const config = LayoutConfig::builder()
+                          .num_blocks(4)
+                          .num_layers(2)
+                          .page_size(16)
+                          .inner_dim(128)
+                          .num_heads(2)
+                          .build();
   auto const device = manager.register_layout(manager.layout_builder()
                                                   .config(config)
                                                   .layer_separate(BlockDimension::First)
