@@ -98,30 +98,31 @@ int run(BenchOptions const& options) {
                      .copy_threads(options.threads)
                      .disk_io(memory::make_disk_io(io))
                      .build();
-  Table table("cases",
-              fmt::format("{} copy threads, disk engine {}",
-                          manager.context().copy_engine().num_threads(),
-                          memory::to_string(manager.memory_source()->disk_io()->engine())),
-              {{"direction", "direction", false},
-               {"workload", "workload", false},
-               {"src", "from", false},
-               {"dst", "to", false},
-               {"ids", "ids", false},
-               {"blocks", "blocks"},
-               {"bytes", "bytes"},
-               {"bytes_per_second", "GB/s"},
-               {"share_of_limit", "share"},
-               {"limit", "of", false},
-               {"p50_seconds", "p50"},
-               {"p99_seconds", "p99"},
-               {"submit_seconds", "submit"},
-               {"rounds", "rounds"},
-               {"strategy", "strategy", false}});
+  Table table(
+      "cases",
+      fmt::format("{} copy threads, disk engine {}", manager.context().copy_engine().num_threads(),
+                  memory::to_string(manager.memory_source()->disk_io()->engine())),
+      {{"direction", "direction", false},
+       {"workload", "workload", false},
+       {"src", "from", false},
+       {"dst", "to", false},
+       {"ids", "ids", false},
+       {"blocks", "blocks"},
+       {"bytes", "bytes"},
+       {"bytes_per_second", "GB/s"},
+       {"share_of_limit", "share"},
+       {"limit", "of", false},
+       {"p50_seconds", "p50"},
+       {"p99_seconds", "p99"},
+       {"submit_seconds", "submit"},
+       {"rounds", "rounds"},
+       {"strategy", "strategy", false}});
   TempFolder const folder(options.path);
   Progress progress("bench", cases.size(), options.output.json);
   for (std::size_t i = 0; i < cases.size(); ++i) {
     auto const& bench = cases[i];
-    progress.update(i, fmt::format("{} {} x {}", bench.direction, bench.num_blocks, bench.workload));
+    progress.update(i,
+                    fmt::format("{} {} x {}", bench.direction, bench.num_blocks, bench.workload));
     auto const result = run_case(manager, bench, folder.path());
     static constexpr char const* kOrders[] = {"contiguous", "runs", "random"};
     table.add({bench.direction, bench.workload, describe(bench.src), describe(bench.dst),
@@ -132,8 +133,8 @@ int run(BenchOptions const& options) {
   }
   progress.clear();
   options.output.table(table);
-  options.output.result({{"threads", manager.context().copy_engine().num_threads()},
-                         {"cases", table.to_json()}});
+  options.output.result(
+      {{"threads", manager.context().copy_engine().num_threads()}, {"cases", table.to_json()}});
   return kOk;
 }
 

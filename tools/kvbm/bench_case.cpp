@@ -36,7 +36,8 @@ class Limit {
   }
 
   double operator()() {
-    double const elapsed = disk_ ? (reads_ ? disk_->read() : disk_->write()) : memory_->stream_copy();
+    double const elapsed =
+        disk_ ? (reads_ ? disk_->read() : disk_->write()) : memory_->stream_copy();
     auto const moved = disk_ ? disk_->bytes() : memory_->bytes();
     return elapsed * static_cast<double>(bytes_) / static_cast<double>(moved);
   }

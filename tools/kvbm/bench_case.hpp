@@ -28,7 +28,7 @@ struct BenchCase {
 /// What came out, beside the limit measured in turns with it.
 struct BenchResult {
   std::uint64_t bytes = 0;
-  double p50 = 0;     ///< seconds from submitting to done
+  double p50 = 0;  ///< seconds from submitting to done
   double p99 = 0;
   double submit = 0;  ///< seconds of the submitting call, median; of host copies all of it
   double share = 0;   ///< of the limit

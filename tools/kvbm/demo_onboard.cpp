@@ -70,27 +70,22 @@ nlohmann::json onboard_ranks(DemoPlan const& plan, DemoTiers& tiers, LayoutHandl
                              .dst_head_range({0, heads})
                              .build();
     manager.execute_transfer(g2, ids, shard, ids, options).wait();
-    equal = equal &&
-            shard_is_right(manager.layout(g1), manager.layout(shard), rank * heads, ids);
+    equal = equal && shard_is_right(manager.layout(g1), manager.layout(shard), rank * heads, ids);
   }
-  return {{"ranks", plan.ranks}, {"heads_per_rank", heads}, {"blocks", ids.size()},
-          {"equal", equal}};
+  return {
+      {"ranks", plan.ranks}, {"heads_per_rank", heads}, {"blocks", ids.size()}, {"equal", equal}};
 }
 
 std::string message_of(std::exception_ptr const& error) {
   try {
     std::rethrow_exception(error);
-  } catch (std::exception const& what) {
-    return what.what();
-  }
+  } catch (std::exception const& what) { return what.what(); }
 }
 
 std::string code_of(std::exception_ptr const& error) {
   try {
     std::rethrow_exception(error);
-  } catch (Error const& what) {
-    return std::string(to_string(what.code()));
-  } catch (...) {
+  } catch (Error const& what) { return std::string(to_string(what.code())); } catch (...) {
     return "Internal";
   }
 }
@@ -100,8 +95,8 @@ std::string code_of(std::exception_ptr const& error) {
 nlohmann::json run_onboard(DemoPlan const& plan) {
   DemoTiers tiers(plan);
   auto& manager = tiers.manager();
-  auto const g3 = manager.register_layout(
-      PhysicalLayout::open_disk(manager.memory_source(), plan.file));
+  auto const g3 =
+      manager.register_layout(PhysicalLayout::open_disk(manager.memory_source(), plan.file));
   auto const g2 = tiers.add_g2();
   auto const g1 = tiers.add_g1();
   tiers.wipe(g1);

@@ -29,9 +29,8 @@ manager::TransferManager make_manager(DemoPlan const& plan) {
 }  // namespace
 
 void to_json(nlohmann::json& json, Hop const& hop) {
-  json = {{"hop", hop.name},         {"blocks", hop.blocks},
-          {"bytes", hop.bytes},      {"seconds", hop.seconds},
-          {"share_of_limit", hop.share}, {"limit", hop.limit}};
+  json = {{"hop", hop.name},        {"blocks", hop.blocks},        {"bytes", hop.bytes},
+          {"seconds", hop.seconds}, {"share_of_limit", hop.share}, {"limit", hop.limit}};
 }
 
 void from_json(nlohmann::json const& json, Hop& hop) {
@@ -49,8 +48,8 @@ DemoTiers::DemoTiers(DemoPlan const& plan)
 }
 
 layout::LayoutHandle DemoTiers::add_g1() {
-  return manager_.register_layout(make_layout(
-      manager_, make_config(plan_.workload, plan_.num_blocks, 1), side_of_tier("g1")));
+  return manager_.register_layout(
+      make_layout(manager_, make_config(plan_.workload, plan_.num_blocks, 1), side_of_tier("g1")));
 }
 
 layout::LayoutHandle DemoTiers::add_g2() {

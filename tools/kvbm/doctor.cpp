@@ -23,9 +23,8 @@ struct DoctorOptions {
 };
 
 int run(DoctorOptions const& options) {
-  std::filesystem::path const folder =
-      options.path.empty() ? std::filesystem::temp_directory_path()
-                           : std::filesystem::path(options.path);
+  std::filesystem::path const folder = options.path.empty() ? std::filesystem::temp_directory_path()
+                                                            : std::filesystem::path(options.path);
   auto const checks =
       run_checks(folder, static_cast<std::uint64_t>(options.needed_gib * (1ULL << 30U)));
   Table table("checks", "",

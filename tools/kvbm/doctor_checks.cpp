@@ -20,8 +20,11 @@ namespace {
 Check check_cpus() {
   unsigned const usable = usable_cpus();
   auto const quota = cgroup_cpus();
-  Check check{"cpus", "CPUs", Health::Ok,
-              fmt::format("{} online, {} usable by this process", online_cpus(), usable), {}};
+  Check check{"cpus",
+              "CPUs",
+              Health::Ok,
+              fmt::format("{} online, {} usable by this process", online_cpus(), usable),
+              {}};
   if (quota && *quota < usable) {
     check.health = Health::Warn;
     check.found += fmt::format(", control group allows the time of {:.1f}", *quota);
@@ -30,15 +33,17 @@ Check check_cpus() {
         std::max(1, static_cast<int>(*quota)));
   } else if (usable < online_cpus()) {
     check.health = Health::Warn;
-    check.advice = "copies use the usable CPUs only; widen the affinity (taskset, cpuset) if not meant";
+    check.advice =
+        "copies use the usable CPUs only; widen the affinity (taskset, cpuset) if not meant";
   }
   return check;
 }
 
 Check check_avx2() {
   if (has_avx2()) { return {"avx2", "vector units", Health::Ok, "AVX2", {}}; }
-  return {"avx2", "vector units", Health::Warn, "no AVX2",
-          "permutations run in narrower code; on a virtual machine pass the host's CPU model through"};
+  return {
+      "avx2", "vector units", Health::Warn, "no AVX2",
+      "permutations run in narrower code; on a virtual machine pass the host's CPU model through"};
 }
 
 Check check_memlock() {
@@ -50,7 +55,9 @@ Check check_memlock() {
   request.bytes = kTry;
   auto const region = source->allocate(request);
   auto const stats = source->pinned_stats();
-  Check check{"memlock", "pinned memory", Health::Ok,
+  Check check{"memlock",
+              "pinned memory",
+              Health::Ok,
               fmt::format("limit {}, {} of {} locked in a trial",
                           limit ? format_bytes(*limit) : std::string("unlimited"),
                           format_bytes(stats.locked_bytes), format_bytes(stats.bytes)),
@@ -58,7 +65,8 @@ Check check_memlock() {
   if (stats.locked_bytes < stats.bytes) {
     check.health = Health::Warn;
     check.advice =
-        "pinned memory may be swapped out: raise it (ulimit -l unlimited, LimitMEMLOCK=infinity in a "
+        "pinned memory may be swapped out: raise it (ulimit -l unlimited, LimitMEMLOCK=infinity in "
+        "a "
         "systemd unit, --ulimit memlock=-1 for containers)";
   }
   return check;
@@ -67,8 +75,11 @@ Check check_memlock() {
 Check check_huge_pages() {
   auto const mode = memory::read_transparent_huge_pages();
   auto const reserved = memory::read_huge_page_info();
-  Check check{"huge_pages", "huge pages", Health::Ok,
-              fmt::format("transparent: {}", mode ? memory::to_string(*mode) : "unknown"), {}};
+  Check check{"huge_pages",
+              "huge pages",
+              Health::Ok,
+              fmt::format("transparent: {}", mode ? memory::to_string(*mode) : "unknown"),
+              {}};
   if (reserved && reserved->total > 0) {
     check.found += fmt::format(", {} of {} reserved pages of {} free", reserved->free,
                                reserved->total, format_bytes(reserved->page_bytes));
@@ -83,7 +94,9 @@ Check check_huge_pages() {
 }
 
 Check check_memory() {
-  Check check{"memory", "memory", Health::Ok,
+  Check check{"memory",
+              "memory",
+              Health::Ok,
               fmt::format("{}, {} available", format_bytes(total_memory()),
                           format_bytes(available_memory())),
               {}};
@@ -110,8 +123,11 @@ Check check_numa() {
 
 Check check_io_uring() {
   auto const io = memory::make_disk_io();
-  Check check{"io_uring", "disk engine", Health::Ok,
-              fmt::format("{} ({})", memory::to_string(io->engine()), io->reason()), {}};
+  Check check{"io_uring",
+              "disk engine",
+              Health::Ok,
+              fmt::format("{} ({})", memory::to_string(io->engine()), io->reason()),
+              {}};
   if (io->engine() != memory::DiskEngine::IoUring) {
     check.health = Health::Warn;
     auto const setting = trim(read_text("/proc/sys/kernel/io_uring_disabled").value_or(""));
@@ -130,8 +146,11 @@ std::vector<Check> check_folder(std::filesystem::path const& folder, std::uint64
     return {{"path", "disk tier", Health::Fail, folder.string() + ": " + probe.reason,
              "name an existing, writable folder with --path"}};
   }
-  Check direct{"direct", "O_DIRECT", Health::Ok,
-               fmt::format("{} ({})", folder.string(), probe.file_system), {}};
+  Check direct{"direct",
+               "O_DIRECT",
+               Health::Ok,
+               fmt::format("{} ({})", folder.string(), probe.file_system),
+               {}};
   if (!probe.direct) {
     direct.health = Health::Warn;
     direct.found += ": " + probe.reason;
@@ -172,9 +191,10 @@ std::vector<Check> check_gpu() {
                              : std::string("module nvidia is not loaded"),
                       driver ? std::string{} : std::string("install and load the NVIDIA driver")});
     bool const gds = has_module("nvidia_fs");
-    checks.push_back({"gds", "GPUDirect Storage", gds ? Health::Ok : Health::Info,
-                      gds ? "module nvidia_fs is loaded" : "module nvidia_fs is not loaded",
-                      gds ? std::string{} : std::string("this version stages through pinned memory")});
+    checks.push_back(
+        {"gds", "GPUDirect Storage", gds ? Health::Ok : Health::Info,
+         gds ? "module nvidia_fs is loaded" : "module nvidia_fs is not loaded",
+         gds ? std::string{} : std::string("this version stages through pinned memory")});
   }
   return checks;
 }
@@ -198,10 +218,14 @@ char const* to_string(Health health) noexcept {
 }
 
 std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t needed_bytes) {
-  std::vector<Check> checks{check_cpus(),       check_avx2(),   check_memory(),  check_memlock(),
+  std::vector<Check> checks{check_cpus(),       check_avx2(), check_memory(),  check_memlock(),
                             check_huge_pages(), check_numa(), check_io_uring()};
-  for (auto& check : check_folder(folder, needed_bytes)) { checks.push_back(std::move(check)); }
-  for (auto& check : check_gpu()) { checks.push_back(std::move(check)); }
+  for (auto& check : check_folder(folder, needed_bytes)) {
+    checks.push_back(std::move(check));
+  }
+  for (auto& check : check_gpu()) {
+    checks.push_back(std::move(check));
+  }
   checks.push_back(check_nixl());
   return checks;
 }

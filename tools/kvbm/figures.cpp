@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// kvbm bench figures: the figures of docs/performance.md, each with its comparison from the same run.
+// kvbm bench figures: the figures of docs/performance.md, each with its comparison from the same
+// run.
 
 #include "figures.hpp"
 
@@ -43,11 +44,11 @@ struct FiguresOptions {
 
 int run(FiguresOptions& options) {
   for (auto const& name : options.only) {
-    KVBM_EXPECTS(std::any_of(kFigures.begin(), kFigures.end(),
-                             [&](Figure const& figure) { return name == figure.name; }),
-                 InvalidArgument,
-                 fmt::format("--only {}: say copy, disk, submit, bookkeeping, latency or checksum",
-                             name));
+    KVBM_EXPECTS(
+        std::any_of(kFigures.begin(), kFigures.end(),
+                    [&](Figure const& figure) { return name == figure.name; }),
+        InvalidArgument,
+        fmt::format("--only {}: say copy, disk, submit, bookkeeping, latency or checksum", name));
   }
   TempFolder const folder(options.path);
   auto& figures = options.figures;
@@ -55,10 +56,9 @@ int run(FiguresOptions& options) {
   figures.bytes = options.mib << 20U;
   figures.disk_bytes = options.disk_mib << 20U;
   figures.fio = !options.no_fio;
-  std::string const machine =
-      fmt::format("{}, {} usable CPUs, {} memory, {}; kvbm built {} by {}", cpu_model(),
-                  usable_cpus(), format_bytes(total_memory()), kernel_name(), KVBM_CLI_BUILD,
-                  KVBM_CLI_COMPILER);
+  std::string const machine = fmt::format("{}, {} usable CPUs, {} memory, {}; kvbm built {} by {}",
+                                          cpu_model(), usable_cpus(), format_bytes(total_memory()),
+                                          kernel_name(), KVBM_CLI_BUILD, KVBM_CLI_COMPILER);
   options.output.text(machine + "\n");
   nlohmann::json json{{"machine", machine}};
   for (auto const& figure : kFigures) {
@@ -82,8 +82,9 @@ int run(FiguresOptions& options) {
 
 void add_figures(Commands& commands, CLI::App& bench) {
   auto const options = std::make_shared<FiguresOptions>();
-  auto& verb = commands.add("figures", "the figures of docs/performance.md, a few minutes",
-                            [options] { return run(*options); }, &bench);
+  auto& verb = commands.add(
+      "figures", "the figures of docs/performance.md, a few minutes",
+      [options] { return run(*options); }, &bench);
   verb.add_option("--only", options->only,
                   "copy, disk, submit, bookkeeping, latency, checksum; several allowed")
       ->delimiter(',');

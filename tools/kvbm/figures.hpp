@@ -14,7 +14,7 @@ namespace kvbm::cli {
 
 /// What all figures are measured with.
 struct FigureOptions {
-  std::filesystem::path folder;  ///< for files; exists
+  std::filesystem::path folder;                     ///< for files; exists
   std::uint64_t bytes = std::uint64_t{256} << 20U;  ///< moved by one transfer
   std::uint64_t disk_bytes = std::uint64_t{512} << 20U;
   std::uint64_t max_blocks = 1'000'000;  ///< of the submission sweep

@@ -22,7 +22,8 @@ namespace {
 
 using transfer::TransferOptions;
 
-/// Keeps a stream busy until it is destroyed, so that submitting can be measured without the copying.
+/// Keeps a stream busy until it is destroyed, so that submitting can be measured without the
+/// copying.
 class StreamGate {
  public:
   explicit StreamGate(device::StreamPtr stream) : stream_(std::move(stream)) {
@@ -107,7 +108,9 @@ double submission_seconds(device::StreamPtr const& stream, std::size_t rounds, s
   for (std::size_t i = 0; i < rounds; ++i) {
     StreamGate const gate(stream);
     double const elapsed = seconds([&] {
-      for (std::size_t j = 0; j < count; ++j) { submit(); }
+      for (std::size_t j = 0; j < count; ++j) {
+        submit();
+      }
     });
     samples.add(elapsed / static_cast<double>(count));
   }
@@ -128,29 +131,30 @@ std::uint64_t grown_since(std::uint64_t before) {
 
 Table figure_submit(FigureOptions const& options) {
   auto manager = make_manager(options);
-  Table table("submit",
-              "Submitting a transfer System -> Device onto the caller's stream, which stands still: "
-              "time until the call returns",
-              {{"blocks", "blocks"},
-               {"prepared_seconds", "prepared"},
-               {"prepared_seconds_per_block", "a block"},
-               {"fresh_seconds", "fresh"},
-               {"fresh_seconds_per_block", "a block"},
-               {"share_of_goal", "fresh, of the goal"}});
+  Table table(
+      "submit",
+      "Submitting a transfer System -> Device onto the caller's stream, which stands still: "
+      "time until the call returns",
+      {{"blocks", "blocks"},
+       {"prepared_seconds", "prepared"},
+       {"prepared_seconds_per_block", "a block"},
+       {"fresh_seconds", "fresh"},
+       {"fresh_seconds_per_block", "a block"},
+       {"share_of_goal", "fresh, of the goal"}});
   auto const [src, dst] = register_tiny(manager, options.max_blocks);
   auto const stream = manager.context().devices().front()->create_stream("bench");
   auto const transfer_options = TransferOptions::builder().cuda_stream(stream).build();
   auto const prepared = manager.prepare_transfer(src, dst, transfer_options);
-  for (std::uint64_t const blocks : {std::uint64_t{1}, std::uint64_t{100}, std::uint64_t{256},
-                                     std::uint64_t{1000}, std::uint64_t{10'000},
-                                     std::uint64_t{100'000}, std::uint64_t{1'000'000}}) {
+  for (std::uint64_t const blocks :
+       {std::uint64_t{1}, std::uint64_t{100}, std::uint64_t{256}, std::uint64_t{1000},
+        std::uint64_t{10'000}, std::uint64_t{100'000}, std::uint64_t{1'000'000}}) {
     if (blocks > options.max_blocks) { break; }
     options.step(fmt::format("{} blocks", blocks));
     auto const from = make_ids(IdOrder::Random, blocks, options.max_blocks, 1);
     auto const to = make_ids(IdOrder::Random, blocks, options.max_blocks, 2);
     std::size_t const count = std::clamp<std::size_t>(100'000 / blocks, 1, 1000);
-    double const ready = submission_seconds(stream, options.repeat, count,
-                                            [&] { prepared.submit(from, to); });
+    double const ready =
+        submission_seconds(stream, options.repeat, count, [&] { prepared.submit(from, to); });
     double const fresh = submission_seconds(stream, options.repeat, count, [&] {
       manager.execute_transfer(src, from, dst, to, transfer_options);
     });
@@ -158,7 +162,8 @@ Table figure_submit(FigureOptions const& options) {
     table.add({count_cell(blocks), time_cell(ready), time_cell(ready / each), time_cell(fresh),
                time_cell(fresh / each), share_cell(fresh / (30e-6 + 20e-9 * each))});
   }
-  table.note("goal: 10 us prepared; 30 us + 20 ns a run fresh, here one run a block; below 100% meets it");
+  table.note(
+      "goal: 10 us prepared; 30 us + 20 ns a run fresh, here one run a block; below 100% meets it");
   return table;
 }
 
@@ -215,8 +220,9 @@ Table figure_latency(FigureOptions const& options) {
   constexpr std::uint64_t kBlocks = 64;
   auto manager = make_manager(options);
   auto const config = make_config({"32 KiB", 1, 1, 16, 8, 128, 2}, kBlocks, 1);
-  Table table("latency", "One 32 KiB block, from the call to seen complete, in turns with a memcpy "
-                         "of 32 KiB handed to another thread and back",
+  Table table("latency",
+              "One 32 KiB block, from the call to seen complete, in turns with a memcpy "
+              "of 32 KiB handed to another thread and back",
               {{"what", "what", false},
                {"p50_seconds", "p50"},
                {"p99_seconds", "p99"},
@@ -231,9 +237,10 @@ Table figure_latency(FigureOptions const& options) {
     Side src;
     Side dst;
   };
-  std::vector<Path> const paths{{"System -> System, in the call", side_of_tier("system"), side_of_tier("system")},
-                                {"System -> Device, stream", side_of_tier("system"), device},
-                                {"Device -> Pinned, stream", device, side_of_tier("pinned")}};
+  std::vector<Path> const paths{
+      {"System -> System, in the call", side_of_tier("system"), side_of_tier("system")},
+      {"System -> Device, stream", side_of_tier("system"), device},
+      {"Device -> Pinned, stream", device, side_of_tier("pinned")}};
   auto const block_bytes = config.block_bytes();
   std::vector<std::byte> from(block_bytes, std::byte{1});
   std::vector<std::byte> to(block_bytes);

@@ -105,7 +105,9 @@ class DiskComparison {
         against_fio.limit.add(bytes / run_fio(job_));
       }
     }
-    auto const rate = [bytes](Samples const& samples) { return rate_cell(bytes / samples.median()); };
+    auto const rate = [bytes](Samples const& samples) {
+      return rate_cell(bytes / samples.median());
+    };
     table.add({workload, write ? "G2 -> G3" : "G3 -> G2",
                std::string(memory::to_string(job_.engine)), bytes_cell(config_.block_bytes()),
                count_cell(num_blocks_), rate(against_raw.candidate),
@@ -129,7 +131,9 @@ class DiskComparison {
 
 std::string shell_line(std::vector<std::string> const& arguments) {
   std::string line;
-  for (auto const& argument : arguments) { line += (line.empty() ? "" : " ") + argument; }
+  for (auto const& argument : arguments) {
+    line += (line.empty() ? "" : " ") + argument;
+  }
   return line;
 }
 
@@ -137,18 +141,18 @@ std::string shell_line(std::vector<std::string> const& arguments) {
 
 Table figure_copy(FigureOptions const& options) {
   auto manager = make_manager(options, memory::DiskEngine::Auto);
-  Table table("copy",
-              fmt::format("Host to host against a STREAM-style copy, {} threads, {} a transfer, "
-                          "random block ids",
-                          manager.context().copy_engine().num_threads(),
-                          format_bytes(options.bytes)),
-              {{"workload", "workload", false},
-               {"what", "what", false},
-               {"run_bytes", "shortest run"},
-               {"bytes_per_second", "GB/s"},
-               {"stream_bytes_per_second", "STREAM GB/s"},
-               {"share", "share"},
-               {"goal", "goal"}});
+  Table table(
+      "copy",
+      fmt::format("Host to host against a STREAM-style copy, {} threads, {} a transfer, "
+                  "random block ids",
+                  manager.context().copy_engine().num_threads(), format_bytes(options.bytes)),
+      {{"workload", "workload", false},
+       {"what", "what", false},
+       {"run_bytes", "shortest run"},
+       {"bytes_per_second", "GB/s"},
+       {"stream_bytes_per_second", "STREAM GB/s"},
+       {"share", "share"},
+       {"goal", "goal"}});
   struct Pair {
     KvBlockLayout src;
     KvBlockLayout dst;
@@ -228,15 +232,15 @@ Table figure_checksum(FigureOptions const& options) {
   auto manager = make_manager(options, memory::DiskEngine::Auto);
   auto const shape = find_workload("llama3-8b");
   auto const num_blocks = blocks_for(shape, options.bytes);
-  Table table("checksum",
-              fmt::format("Block checksums against a plain read of as much memory, {} threads, {}",
-                          manager.context().copy_engine().num_threads(),
-                          format_bytes(options.bytes)),
-              {{"what", "what", false},
-               {"bytes_per_second", "GB/s"},
-               {"read_bytes_per_second", "plain read GB/s"},
-               {"share", "share"},
-               {"goal", "goal"}});
+  Table table(
+      "checksum",
+      fmt::format("Block checksums against a plain read of as much memory, {} threads, {}",
+                  manager.context().copy_engine().num_threads(), format_bytes(options.bytes)),
+      {{"what", "what", false},
+       {"bytes_per_second", "GB/s"},
+       {"read_bytes_per_second", "plain read GB/s"},
+       {"share", "share"},
+       {"goal", "goal"}});
   MemoryLimits limits(manager.context().copy_engine(), *manager.memory_source(), options.bytes);
   for (char const* const tier : {"system", "g2", "g1"}) {
     auto const side = side_of_tier(tier);

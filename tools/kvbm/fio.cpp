@@ -19,32 +19,41 @@ std::vector<std::string> fio_command(FioJob const& job) {
   std::uint64_t const jobs =
       uring ? 1 : std::clamp<std::uint64_t>(job.threads, 1, std::max<std::uint64_t>(1, job.blocks));
   std::uint64_t const part = std::max<std::uint64_t>(1, job.blocks / jobs) * job.block_bytes;
-  return {"fio",
-          "--name=kvbm",
-          "--filename=" + job.file.string(),
-          fmt::format("--rw={}", job.write ? "write" : "read"),
-          fmt::format("--ioengine={}", uring ? "io_uring" : "psync"),
-          fmt::format("--iodepth={}", uring ? job.depth : 1),
-          fmt::format("--numjobs={}", jobs),
-          fmt::format("--direct={}", job.direct ? 1 : 0),
-          fmt::format("--bs={}", job.block_bytes),
-          fmt::format("--size={}", part),
-          fmt::format("--offset_increment={}", part),
-          "--thread",
-          "--group_reporting",
-          "--fallocate=posix",
-          "--overwrite=1",
-          "--output-format=json"};
+  std::vector<std::string> command{"fio",
+                                   "--name=kvbm",
+                                   "--filename=" + job.file.string(),
+                                   fmt::format("--rw={}", job.write ? "write" : "read"),
+                                   fmt::format("--ioengine={}", uring ? "io_uring" : "psync"),
+                                   fmt::format("--iodepth={}", uring ? job.depth : 1),
+                                   fmt::format("--numjobs={}", jobs),
+                                   fmt::format("--direct={}", job.direct ? 1 : 0),
+                                   fmt::format("--bs={}", job.block_bytes),
+                                   fmt::format("--size={}", part),
+                                   fmt::format("--offset_increment={}", part),
+                                   "--thread",
+                                   "--group_reporting",
+                                   "--fallocate=posix",
+                                   "--overwrite=1",
+                                   "--output-format=json"};
+  // kvbm registers its buffers too; without, fio would take its page faults while it measures.
+  if (uring && job.fixed_buffers) { command.emplace_back("--fixedbufs=1"); }
+  return command;
 }
 
 double run_fio(FioJob const& job) {
-  auto const result = run_process(fio_command(job));
-  KVBM_EXPECTS(result.exit_code == 0, Io,
-               fmt::format("fio ended with exit code {}; leave it out with --no-fio",
-                           result.exit_code));
+  auto result = run_process(fio_command(job));
+  if (result.exit_code != 0 && job.fixed_buffers) {  // the limit of locked memory may be too low
+    FioJob pageable = job;
+    pageable.fixed_buffers = false;
+    result = run_process(fio_command(pageable));
+  }
+  KVBM_EXPECTS(
+      result.exit_code == 0, Io,
+      fmt::format("fio ended with exit code {}; leave it out with --no-fio", result.exit_code));
   try {
     auto const begin = result.output.find('{');  // warnings may stand before the document
-    auto const json = nlohmann::json::parse(result.output.substr(begin == std::string::npos ? 0 : begin));
+    auto const json =
+        nlohmann::json::parse(result.output.substr(begin == std::string::npos ? 0 : begin));
     return json.at("jobs").at(0).at(job.write ? "write" : "read").at("bw_bytes").get<double>();
   } catch (nlohmann::json::exception const& error) {
     throw Error(ErrorCode::Io, fmt::format("cannot read what fio printed ({}); leave it out with "

@@ -59,7 +59,9 @@ void add_machine(Facts& facts, kernels::CopyEngine const& engine) {
   facts.add("cpus", "CPUs",
             fmt::format("{}; {} online, {} usable{}", cpu_model(), online_cpus(), usable_cpus(),
                         quota ? fmt::format(", control group allows {:.1f}", *quota) : ""),
-            {{"model", cpu_model()}, {"online", online_cpus()}, {"usable", usable_cpus()},
+            {{"model", cpu_model()},
+             {"online", online_cpus()},
+             {"usable", usable_cpus()},
              {"avx2", has_avx2()}});
   facts.add("copy_threads", "copy threads",
             fmt::format("{}, on {} NUMA node(s), {}", engine.num_threads(), engine.num_numa_nodes(),
@@ -74,8 +76,7 @@ void add_machine(Facts& facts, kernels::CopyEngine const& engine) {
   for (std::size_t i = 0; i < distances.size(); ++i) {
     text += fmt::format("{} {}: {}", i == 0 ? "; distances" : ",", i, distances[i]);
   }
-  facts.add("numa", "NUMA", text,
-            {{"nodes", memory::num_numa_nodes()}, {"distances", distances}});
+  facts.add("numa", "NUMA", text, {{"nodes", memory::num_numa_nodes()}, {"distances", distances}});
 }
 
 void add_devices(Facts& facts, transfer::TransferContext& context) {
@@ -95,7 +96,8 @@ void add_devices(Facts& facts, transfer::TransferContext& context) {
   nlohmann::json gpus = nlohmann::json::array();
   std::string text;
   for (auto const& gpu : memory::find_pci_gpus()) {
-    text += fmt::format("{}{} (NUMA node {})", text.empty() ? "" : ", ", gpu.address, gpu.numa_node);
+    text +=
+        fmt::format("{}{} (NUMA node {})", text.empty() ? "" : ", ", gpu.address, gpu.numa_node);
     gpus.push_back({{"address", gpu.address}, {"numa_node", gpu.numa_node}});
   }
   facts.add("gpus", "GPUs on the PCI bus", text.empty() ? "none" : text, gpus);
@@ -132,14 +134,17 @@ nlohmann::json measure_limits(InfoOptions const& options, manager::TransferManag
               {{"what", "what", false}, {"bytes_per_second", "GB/s"}});
   auto const add = [&table](char const* what, std::uint64_t bytes, auto&& body) {
     Samples samples;
-    for (std::size_t i = 0; i < kRepeat; ++i) { samples.add(body()); }
+    for (std::size_t i = 0; i < kRepeat; ++i) {
+      samples.add(body());
+    }
     table.add({what, rate_cell(static_cast<double>(bytes) / samples.median())});
   };
   {
     MemoryLimits limits(manager.context().copy_engine(), *manager.memory_source(), kBytes);
     limits.stream_copy();
     add("memcpy, all copy threads", limits.bytes(), [&] { return limits.memcpy_copy(); });
-    add("STREAM-style copy, all copy threads", limits.bytes(), [&] { return limits.stream_copy(); });
+    add("STREAM-style copy, all copy threads", limits.bytes(),
+        [&] { return limits.stream_copy(); });
     add("plain read, all copy threads", limits.bytes(), [&] { return limits.plain_read(); });
   }
   RawDisk raw(manager.memory_source()->disk_io(), *manager.memory_source(), folder, kPieceBytes,
@@ -154,9 +159,8 @@ nlohmann::json measure_limits(InfoOptions const& options, manager::TransferManag
 
 int run(InfoOptions const& options) {
   auto manager = manager::TransferManager::builder().build();
-  std::filesystem::path const folder =
-      options.path.empty() ? std::filesystem::temp_directory_path()
-                           : std::filesystem::path(options.path);
+  std::filesystem::path const folder = options.path.empty() ? std::filesystem::temp_directory_path()
+                                                            : std::filesystem::path(options.path);
   Facts facts;
   add_build(facts);
   add_machine(facts, manager.context().copy_engine());

@@ -51,10 +51,14 @@ std::uint64_t sum_slice(std::byte const* src, std::uint64_t bytes) {
   for (std::uint64_t i = 0; i < bytes; i += kLanes * sizeof(std::uint64_t)) {
     std::uint64_t words[kLanes];
     std::memcpy(words, src + i, sizeof words);
-    for (std::uint64_t lane = 0; lane < kLanes; ++lane) { sums[lane] += words[lane]; }
+    for (std::uint64_t lane = 0; lane < kLanes; ++lane) {
+      sums[lane] += words[lane];
+    }
   }
   std::uint64_t total = 0;
-  for (std::uint64_t const sum : sums) { total += sum; }
+  for (std::uint64_t const sum : sums) {
+    total += sum;
+  }
   return total;
 }
 
@@ -77,11 +81,13 @@ double MemoryLimits::in_slices(Slice&& slice) {
 }
 
 double MemoryLimits::stream_copy() {
-  return in_slices([](std::byte* dst, std::byte const* src) { stream_slice(dst, src, kSliceBytes); });
+  return in_slices(
+      [](std::byte* dst, std::byte const* src) { stream_slice(dst, src, kSliceBytes); });
 }
 
 double MemoryLimits::memcpy_copy() {
-  return in_slices([](std::byte* dst, std::byte const* src) { std::memcpy(dst, src, kSliceBytes); });
+  return in_slices(
+      [](std::byte* dst, std::byte const* src) { std::memcpy(dst, src, kSliceBytes); });
 }
 
 double MemoryLimits::plain_read() {

@@ -147,7 +147,7 @@ LibraryProbe probe_library(char const* name) {
 
 FolderProbe probe_folder(std::filesystem::path const& folder) {
   FolderProbe probe;
-  struct statfs info {};
+  struct statfs info{};
   if (::statfs(folder.c_str(), &info) != 0) {
     probe.reason = describe_errno(errno);
     return probe;

@@ -44,9 +44,9 @@ LibraryProbe probe_library(char const* name);
 /// What a folder allows.
 struct FolderProbe {
   bool writable = false;
-  bool direct = false;       ///< O_DIRECT can be opened there
-  std::string reason;        ///< why not writable, or why not direct
-  std::string file_system;   ///< "ext4"; "0x794c7630" where we know no name
+  bool direct = false;      ///< O_DIRECT can be opened there
+  std::string reason;       ///< why not writable, or why not direct
+  std::string file_system;  ///< "ext4"; "0x794c7630" where we know no name
   std::uint64_t free_bytes = 0;
 };
 /// Makes a small file there and removes it again.

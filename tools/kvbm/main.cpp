@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// kvbm: the library's main jobs from a shell. One file per verb; this one reads the command line and
-// turns every outcome into an exit code.
+// kvbm: the library's main jobs from a shell. One file per verb; this one reads the command line
+// and turns every outcome into an exit code.
 
 #include <fmt/format.h>
 
@@ -40,7 +40,8 @@ ExitCode exit_code_of(kvbm::ErrorCode code) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Moves KV-cache blocks of language models between memory tiers and layouts.", "kvbm");
+  CLI::App app("Moves KV-cache blocks of language models between memory tiers and layouts.",
+               "kvbm");
   app.set_version_flag("--version", std::string("kvbm ") + kvbm::version());
   app.set_help_all_flag("--help-all", "help of every command");
   app.require_subcommand(1);
@@ -54,14 +55,17 @@ int run(int argc, char** argv) {
   add_explain(commands);
   add_verify(commands);
   add_demo_onboard(commands);
-  for (CLI::App* const verb : app.get_subcommands({})) { verb->footer(kFooter); }
+  for (CLI::App* const verb : app.get_subcommands({})) {
+    verb->footer(kFooter);
+  }
 
   try {
     app.parse(argc, argv);
   } catch (CLI::ParseError const& error) {
     if (error.get_exit_code() == 0) { return app.exit(error); }  // --help, --version
-    return fail(kUsage, fmt::format("{}; `kvbm --help` and `kvbm COMMAND --help` list what there is",
-                                    error.what()));
+    return fail(kUsage,
+                fmt::format("{}; `kvbm --help` and `kvbm COMMAND --help` list what there is",
+                            error.what()));
   }
   return commands.run();
 }
@@ -75,7 +79,5 @@ int main(int argc, char** argv) {
     return fail(exit_code_of(error.code()), error.what());
   } catch (std::bad_alloc const&) {
     return fail(kError, "out of memory; ask for fewer blocks (--blocks) or a smaller --workload");
-  } catch (std::exception const& error) {
-    return fail(kError, error.what());
-  }
+  } catch (std::exception const& error) { return fail(kError, error.what()); }
 }

@@ -21,7 +21,9 @@ double Samples::percentile(double fraction) const {
 
 double Rounds::share() const {
   Samples ratios;
-  for (std::size_t i = 0; i < candidate.size(); ++i) { ratios.add(limit[i] / candidate[i]); }
+  for (std::size_t i = 0; i < candidate.size(); ++i) {
+    ratios.add(limit[i] / candidate[i]);
+  }
   return ratios.median();
 }
 

@@ -20,7 +20,9 @@ ProcessResult run_process(std::vector<std::string> const& arguments) {
   std::array<int, 2> ends{};
   KVBM_EXPECTS(::pipe(ends.data()) == 0, Io, "pipe: " + describe_errno(errno));
   std::vector<char*> argv;
-  for (auto const& argument : arguments) { argv.push_back(const_cast<char*>(argument.c_str())); }
+  for (auto const& argument : arguments) {
+    argv.push_back(const_cast<char*>(argument.c_str()));
+  }
   argv.push_back(nullptr);
 
   posix_spawn_file_actions_t actions;

@@ -61,7 +61,9 @@ std::vector<std::size_t> Table::widths() const {
   std::vector<std::size_t> widths;
   for (std::size_t c = 0; c < columns_.size(); ++c) {
     std::size_t width = columns_[c].heading.size();
-    for (auto const& row : rows_) { width = std::max(width, row[c].text.size()); }
+    for (auto const& row : rows_) {
+      width = std::max(width, row[c].text.size());
+    }
     widths.push_back(width);
   }
   return widths;
@@ -82,7 +84,9 @@ std::string Table::to_text() const {
     }
     text += rstrip(line) + "\n";
   }
-  for (auto const& note : notes_) { text += "  " + note + "\n"; }
+  for (auto const& note : notes_) {
+    text += "  " + note + "\n";
+  }
   return text;
 }
 
@@ -97,10 +101,14 @@ std::string Table::to_markdown() const {
   text += "\n" + rule + "\n";
   for (auto const& row : rows_) {
     text += "|";
-    for (auto const& cell : row) { text += " " + cell.text + " |"; }
+    for (auto const& cell : row) {
+      text += " " + cell.text + " |";
+    }
     text += "\n";
   }
-  for (auto const& note : notes_) { text += "\n" + note + "\n"; }
+  for (auto const& note : notes_) {
+    text += "\n" + note + "\n";
+  }
   return text;
 }
 
@@ -108,7 +116,9 @@ nlohmann::json Table::to_json() const {
   nlohmann::json rows = nlohmann::json::array();
   for (auto const& row : rows_) {
     nlohmann::json object = nlohmann::json::object();
-    for (std::size_t c = 0; c < row.size(); ++c) { object[columns_[c].key] = row[c].value; }
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      object[columns_[c].key] = row[c].value;
+    }
     rows.push_back(std::move(object));
   }
   return rows;

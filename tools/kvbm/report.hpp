@@ -16,7 +16,8 @@ struct Cell {
   std::string text;
   nlohmann::json value;
 
-  Cell(std::string text_, nlohmann::json value_) : text(std::move(text_)), value(std::move(value_)) {}
+  Cell(std::string text_, nlohmann::json value_)
+      : text(std::move(text_)), value(std::move(value_)) {}
   Cell(std::string text_) : text(text_), value(std::move(text_)) {}  // NOLINT: a text is a cell
   Cell(char const* text_) : Cell(std::string(text_)) {}              // NOLINT: a text is a cell
 };

@@ -55,9 +55,9 @@ Side side_of_tier(std::string const& tier) {
   } else if (tier == "pinned") {
     side.storage = StorageKind::Pinned;
   } else if (tier != "system" && tier != "host") {
-    throw Error(ErrorCode::InvalidArgument,
-                fmt::format("unknown tier '{}': say g1 (device), g2, g3 (disk), system or pinned",
-                            tier));
+    throw Error(
+        ErrorCode::InvalidArgument,
+        fmt::format("unknown tier '{}': say g1 (device), g2, g3 (disk), system or pinned", tier));
   }
   return side;
 }
@@ -71,10 +71,11 @@ void set_kind(Side& side, std::string const& kind) {
     // Universal formats keep all layers of a head together, so regions per layer cannot hold them.
     if (!side.format.is_operational()) { side.format = KvBlockLayout::OperationalNHD; }
   } else {
-    throw Error(ErrorCode::InvalidArgument,
-                fmt::format("unknown kind '{}': say fc (fully contiguous), ls (layer separate, block "
-                            "first) or ls2 (layer separate, block second)",
-                            kind));
+    throw Error(
+        ErrorCode::InvalidArgument,
+        fmt::format("unknown kind '{}': say fc (fully contiguous), ls (layer separate, block "
+                    "first) or ls2 (layer separate, block second)",
+                    kind));
   }
 }
 

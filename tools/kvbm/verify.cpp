@@ -30,8 +30,8 @@ constexpr std::uint64_t kBatchBytes = std::uint64_t{64} << 20U;
 struct Findings {
   std::uint64_t ok = 0;
   std::uint64_t bytes = 0;
-  std::vector<BlockId> missing;    ///< no extent was ever written
-  std::vector<BlockId> corrupt;    ///< some extent fails its checksum, or only a part was written
+  std::vector<BlockId> missing;      ///< no extent was ever written
+  std::vector<BlockId> corrupt;      ///< some extent fails its checksum, or only a part was written
   std::vector<std::string> reasons;  ///< one a corrupt block
 };
 
@@ -63,10 +63,10 @@ void sort_in(Findings& findings, BlockId block, std::uint32_t extents, BlockStat
     findings.missing.push_back(block);
   } else {
     findings.corrupt.push_back(block);
-    findings.reasons.push_back(!state.damage.empty()
-                                   ? state.damage
-                                   : fmt::format("only {} of {} extents were written",
-                                                 extents - state.missing, extents));
+    findings.reasons.push_back(
+        !state.damage.empty()
+            ? state.damage
+            : fmt::format("only {} of {} extents were written", extents - state.missing, extents));
   }
 }
 
@@ -75,8 +75,8 @@ Findings verify(layout::PhysicalLayout const& layout, Progress& progress) {
   std::uint32_t const extents = layout.extents_per_block();
   std::uint64_t slot_bytes = 0;
   for (std::uint32_t e = 0; e < extents; ++e) {
-    slot_bytes = std::max(slot_bytes, checked_align_up(layout.extent(0, e).bytes,
-                                                       memory::kFileAlignment));
+    slot_bytes =
+        std::max(slot_bytes, checked_align_up(layout.extent(0, e).bytes, memory::kFileAlignment));
   }
   std::uint64_t const num_blocks = layout.config().num_blocks();
   std::uint64_t const batch = std::clamp<std::uint64_t>(
@@ -97,15 +97,17 @@ Findings verify(layout::PhysicalLayout const& layout, Progress& progress) {
       auto const extent =
           layout.extent(first + i / extents, static_cast<std::uint32_t>(i % extents));
       auto const& region = layout.regions()[extent.region];
-      reads.push_back({region.file_index(), extent.index, memory.host_data() + i * slot_bytes,
-                       slot_bytes});
+      reads.push_back(
+          {region.file_index(), extent.index, memory.host_data() + i * slot_bytes, slot_bytes});
       findings.bytes += extent.bytes;
     }
     queue.start_read(file, reads);
     auto const errors = queue.finish();
     for (std::uint64_t b = 0; b < count; ++b) {
       BlockState state;
-      for (std::uint32_t e = 0; e < extents; ++e) { note(state, errors[b * extents + e]); }
+      for (std::uint32_t e = 0; e < extents; ++e) {
+        note(state, errors[b * extents + e]);
+      }
       sort_in(findings, static_cast<BlockId>(first + b), extents, state);
     }
     progress.update(first + count, fmt::format("{} corrupt", findings.corrupt.size()));
@@ -124,8 +126,7 @@ std::string list_ids(std::vector<BlockId> const& ids) {
 
 int run(std::string const& path, Output const& output) {
   auto const source = device::make_memory_source({});
-  auto const layout =
-      layout::PhysicalLayout::open_disk(source, path, memory::OpenMode::ReadOnly);
+  auto const layout = layout::PhysicalLayout::open_disk(source, path, memory::OpenMode::ReadOnly);
   Progress progress("verify", layout.config().num_blocks(), output.json);
   Findings findings;
   double const elapsed = seconds([&] { findings = verify(layout, progress); });
