@@ -90,7 +90,7 @@ BenchResult run_case(manager::TransferManager& manager, BenchCase const& bench,
   auto const block_bytes = src_layout.config().block_bytes();
   auto const src_ids = make_ids(bench.ids, bench.num_blocks, bench.num_blocks, 1);
   auto const dst_ids = make_ids(bench.ids, bench.num_blocks, bench.num_blocks, 2);
-  manager.fill_blocks(src, src_ids, {transfer::FillPattern::Kind::BlockLayer, 7});
+  manager.fill_blocks(src, src_ids, {transfer::FillPattern::Kind::Hashed, 7});
   auto const prepared = manager.prepare_transfer(src, dst);
 
   BenchResult result;

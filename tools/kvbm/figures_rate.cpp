@@ -51,7 +51,7 @@ class DiskComparison {
         ids_(make_ids(IdOrder::Contiguous, num_blocks_, num_blocks_, 0)),
         raw_(manager.memory_source()->disk_io(), *manager.memory_source(), folder_.path(),
              config_.block_bytes(), num_blocks_) {
-    manager_.fill_blocks(memory_, ids_, {transfer::FillPattern::Kind::BlockLayer, 3});
+    manager_.fill_blocks(memory_, ids_, {transfer::FillPattern::Kind::Hashed, 3});
     job_.engine = manager.memory_source()->disk_io()->engine();
     job_.direct = raw_.is_direct();
     job_.depth = manager.memory_source()->disk_io()->options().queue_depth;
@@ -247,7 +247,7 @@ Table figure_checksum(FigureOptions const& options) {
     auto const layout =
         manager.register_layout(make_layout(manager, make_config(shape, num_blocks, 1), side));
     auto const ids = make_ids(IdOrder::Contiguous, num_blocks, num_blocks, 0);
-    manager.fill_blocks(layout, ids, {transfer::FillPattern::Kind::BlockLayer, 3});
+    manager.fill_blocks(layout, ids, {transfer::FillPattern::Kind::Hashed, 3});
     options.step(describe(side));
     auto const bytes = manager.layout(layout).config().block_bytes() * num_blocks;
     auto const rounds = in_turns(

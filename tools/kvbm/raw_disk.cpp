@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <random>
 
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
@@ -29,7 +30,12 @@ memory::Region ring(memory::MemorySource& source, std::uint64_t piece_bytes, std
   request.bytes =
       piece_bytes * std::min(pieces, std::max<std::uint64_t>(1, kMemoryBytes / piece_bytes));
   auto region = source.allocate(request);
-  std::memset(region.host_data(), 0x5A, region.bytes());
+  // Storage may compress or share what repeats, so the bytes are as random as real blocks.
+  std::mt19937_64 random(1);
+  for (std::uint64_t i = 0; i < region.bytes(); i += sizeof(std::uint64_t)) {
+    std::uint64_t const word = random();
+    std::memcpy(region.host_data() + i, &word, sizeof word);
+  }
   return region;
 }
 
