@@ -8,6 +8,9 @@
 //   libc_GB/s    memcpy, of_libc = GB/s / libc_GB/s
 
 #include <benchmark/benchmark.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -17,7 +20,6 @@
 #include <limits>
 #include <string>
 
-#include "kernels/nest_kernels.hpp"
 #include "kvbm/kernels/copy_engine.hpp"
 #include "workloads.hpp"
 
@@ -48,10 +50,23 @@ void in_slices(BlockSet const& blocks, void (*copy)(std::byte*, std::byte const*
   });
 }
 
+// The baseline: loads in order, stores around the caches, nothing else. Slices are aligned to
+// lines.
+#if defined(__x86_64__)
 void stream_slice(std::byte* dst, std::byte const* src, std::uint64_t bytes) {
-  kvbm::kernels::stream_copy_avx2(dst, src, bytes);
-  kvbm::kernels::fence_non_temporal();
+  std::uint64_t const whole = bytes / sizeof(__m128i) * sizeof(__m128i);
+  for (std::uint64_t i = 0; i < whole; i += sizeof(__m128i)) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(dst + i),
+                     _mm_loadu_si128(reinterpret_cast<__m128i const*>(src + i)));
+  }
+  std::memcpy(dst + whole, src + whole, bytes - whole);
+  _mm_sfence();
 }
+#else
+void stream_slice(std::byte* dst, std::byte const* src, std::uint64_t bytes) {
+  std::memcpy(dst, src, bytes);
+}
+#endif
 
 void libc_slice(std::byte* dst, std::byte const* src, std::uint64_t bytes) {
   std::memcpy(dst, src, bytes);

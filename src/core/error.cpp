@@ -33,8 +33,7 @@ Error::Error(ErrorCode code, std::string const& message, int native_code)
     : std::runtime_error(message), code_(code), native_code_(native_code) {}
 
 bool Error::retryable() const noexcept {
-  return code_ == ErrorCode::Busy || code_ == ErrorCode::Timeout ||
-         code_ == ErrorCode::OutOfMemory;
+  return code_ == ErrorCode::Busy || code_ == ErrorCode::Timeout || code_ == ErrorCode::OutOfMemory;
 }
 
 void throw_error(ErrorCode code, std::string const& message, int native_code) {

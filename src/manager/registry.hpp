@@ -31,11 +31,13 @@ class Registry {
                              "one first",
                              kMaxLayouts));
     // Counting on through all ids: one is used again only after every other.
-    while (entries_.contains(next_id_)) { ++next_id_; }
+    while (entries_.contains(next_id_)) {
+      ++next_id_;
+    }
     layout::LayoutHandle const handle(worker_id_, next_id_);
-    entries_.emplace(next_id_++, transfer::Endpoint{std::move(layout),
-                                                    std::make_shared<transfer::LayoutUse>(
-                                                        to_string(handle))});
+    entries_.emplace(next_id_++,
+                     transfer::Endpoint{std::move(layout),
+                                        std::make_shared<transfer::LayoutUse>(to_string(handle))});
     return handle;
   }
 
@@ -54,7 +56,9 @@ class Registry {
   [[nodiscard]] std::vector<layout::LayoutHandle> handles() const {
     std::shared_lock const lock(mutex_);
     std::vector<layout::LayoutHandle> handles;
-    for (auto const& [id, entry] : entries_) { handles.emplace_back(worker_id_, id); }
+    for (auto const& [id, entry] : entries_) {
+      handles.emplace_back(worker_id_, id);
+    }
     return handles;
   }
 

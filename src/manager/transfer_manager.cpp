@@ -127,7 +127,9 @@ void TransferManager::sync(layout::LayoutHandle handle) {
   for (auto const& region : layout.regions()) {
     if (region.file() != nullptr) { files.insert(region.file()); }
   }
-  for (auto const& file : files) { file->sync(); }
+  for (auto const& file : files) {
+    file->sync();
+  }
 }
 
 transfer::TransferContext& TransferManager::context() const noexcept { return *impl_->context_; }

@@ -42,11 +42,13 @@ class BlockLeases {
   /// Blocks until none of the blocks is in use. Layouts are told apart by their first region.
   Lease acquire(layout::PhysicalLayout const& layout, std::span<BlockId const> ids) {
     auto const& region = layout.regions().front();
-    auto const place = region.file() ? reinterpret_cast<std::uintptr_t>(region.file().get())
-                                     : region.address();
+    auto const place =
+        region.file() ? reinterpret_cast<std::uintptr_t>(region.file().get()) : region.address();
     std::vector<std::pair<std::uintptr_t, BlockId>> keys;
     keys.reserve(ids.size());
-    for (BlockId const id : ids) { keys.emplace_back(place, id); }
+    for (BlockId const id : ids) {
+      keys.emplace_back(place, id);
+    }
     std::unique_lock lock(mutex_);
     released_.wait(lock, [&] {
       return std::none_of(keys.begin(), keys.end(),
@@ -60,7 +62,9 @@ class BlockLeases {
   void release(std::vector<std::pair<std::uintptr_t, BlockId>> const& keys) {
     {
       std::lock_guard const lock(mutex_);
-      for (auto const& key : keys) { used_.erase(key); }
+      for (auto const& key : keys) {
+        used_.erase(key);
+      }
     }
     released_.notify_all();
   }

@@ -27,12 +27,18 @@ bool involves(ChoiceInput const& input, StorageKind kind) {
 
 double disk_seconds(ChoiceInput const& input) {
   double seconds = input.costs.disk_latency;
-  if (input.src_kind == StorageKind::Disk) { seconds += total_bytes(input) / input.costs.disk_read_rate; }
-  if (input.dst_kind == StorageKind::Disk) { seconds += total_bytes(input) / input.costs.disk_write_rate; }
+  if (input.src_kind == StorageKind::Disk) {
+    seconds += total_bytes(input) / input.costs.disk_read_rate;
+  }
+  if (input.dst_kind == StorageKind::Disk) {
+    seconds += total_bytes(input) / input.costs.disk_write_rate;
+  }
   return seconds;
 }
 
-Candidate refuse(Strategy strategy, std::string reason) { return {strategy, {}, std::move(reason)}; }
+Candidate refuse(Strategy strategy, std::string reason) {
+  return {strategy, {}, std::move(reason)};
+}
 
 Candidate host_copy(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::HostCopy;
@@ -40,8 +46,11 @@ Candidate host_copy(ChoiceInput const& input) {
     return refuse(kStrategy, "both sides must be host memory");
   }
   if (input.caller_stream) { return refuse(kStrategy, "the caller's stream orders the work"); }
-  if (input.must_wait) { return refuse(kStrategy, "would block the caller until wait_for is complete"); }
-  return {kStrategy, total_bytes(input) / copy_rate(input), "copied by the copy threads within the call"};
+  if (input.must_wait) {
+    return refuse(kStrategy, "would block the caller until wait_for is complete");
+  }
+  return {kStrategy, total_bytes(input) / copy_rate(input),
+          "copied by the copy threads within the call"};
 }
 
 Candidate stream_copy(ChoiceInput const& input) {
@@ -62,7 +71,8 @@ Candidate direct_file(ChoiceInput const& input) {
   if (!input.extents_match) {
     return refuse(kStrategy, "the sides differ in format, kind, alignment or part of the block");
   }
-  return {kStrategy, disk_seconds(input), "file I/O straight from and into the other side's memory"};
+  return {kStrategy, disk_seconds(input),
+          "file I/O straight from and into the other side's memory"};
 }
 
 Candidate staged_file(ChoiceInput const& input) {
@@ -77,8 +87,8 @@ Candidate staged_file(ChoiceInput const& input) {
 }
 
 void refuse_what_is_missing(ChoiceInput const& input) {
-  std::string const pair = fmt::format("{} -> {}", memory::to_string(input.src_kind),
-                                       memory::to_string(input.dst_kind));
+  std::string const pair =
+      fmt::format("{} -> {}", memory::to_string(input.src_kind), memory::to_string(input.dst_kind));
   if (involves(input, StorageKind::Object)) {
     throw UnsupportedError(pair + ": object storage is not part of this version");
   }

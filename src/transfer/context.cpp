@@ -14,9 +14,9 @@ namespace {
 
 ContextOptions complete(ContextOptions options) {
   KVBM_EXPECTS(!options.devices.empty(), InvalidArgument, "a context needs at least one device");
-  KVBM_EXPECTS(std::find(options.devices.begin(), options.devices.end(), nullptr) ==
-                   options.devices.end(),
-               InvalidArgument, "a device is null");
+  KVBM_EXPECTS(
+      std::find(options.devices.begin(), options.devices.end(), nullptr) == options.devices.end(),
+      InvalidArgument, "a device is null");
   KVBM_EXPECTS(options.num_file_workers >= 1, InvalidArgument,
                "file_workers 0: give at least 1 thread for file transfers");
   if (options.event_system == nullptr) { options.event_system = EventSystem::create(); }
@@ -33,8 +33,8 @@ TransferContext::Impl::Impl(ContextOptions options)
       copy_engine_(options_.copy_engine),
       memory_pool_(options_.devices.front()->create_memory_pool(
           options_.pool_reserve_bytes, options_.pool_release_threshold_bytes)),
-      file_workers_(std::make_unique<FileWorkers>(
-          options_.num_file_workers, options_.memory_source, options_.staging_bytes_per_worker)) {
+      file_workers_(std::make_unique<FileWorkers>(options_.num_file_workers, options_.memory_source,
+                                                  options_.staging_bytes_per_worker)) {
   // D2D work has streams of its own, so that it never queues behind the slower host link.
   constexpr std::size_t kD2dStreams = 2;
   for (auto const& device : options_.devices) {

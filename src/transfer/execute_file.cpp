@@ -73,7 +73,9 @@ TransferCompleteNotification execute_file_transfer(TransferContext::Impl& contex
   if (must_wait) {
     // A stream waits, so that no file worker does.
     auto const stream = context.acquire_stream(context.first_device(), Direction::DeviceToHost);
-    for (auto const& event : options.wait_for) { stream->wait(event); }
+    for (auto const& event : options.wait_for) {
+      stream->wait(event);
+    }
     stream->enqueue(std::move(post));
   } else {
     post();

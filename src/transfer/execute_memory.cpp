@@ -75,14 +75,18 @@ TransferCompleteNotification execute_stream_copy(TransferContext::Impl& context,
   auto job = TransferJob::create(context, state, src_blocks, dst_blocks, !callers);
   TransferCompleteNotification const notification = job->notification();
 
-  for (auto const& event : options.wait_for) { stream->wait(event); }
+  for (auto const& event : options.wait_for) {
+    stream->wait(event);
+  }
   stream->enqueue([job] {
     if (job->begin()) { run_copy(*job); }
   });
   if (!options.record_on.empty()) {
     auto const done = context.options_.devices.front()->create_event();
     stream->record(done);
-    for (auto const& waiting : options.record_on) { waiting->wait(done); }
+    for (auto const& waiting : options.record_on) {
+      waiting->wait(done);
+    }
   }
   return notification;
 }

@@ -20,8 +20,8 @@ std::uint64_t num_heads(PhysicalLayout const& layout) {
 }
 
 bool same_strides(PhysicalLayout const& a, PhysicalLayout const& b) {
-  for (BlockDim const dim : {BlockDim::Layer, BlockDim::Outer, BlockDim::Token, BlockDim::Head,
-                             BlockDim::HeadDim}) {
+  for (BlockDim const dim :
+       {BlockDim::Layer, BlockDim::Outer, BlockDim::Token, BlockDim::Head, BlockDim::HeadDim}) {
     std::size_t const i = index(dim);
     if (a.geometry().extents[i] != b.geometry().extents[i]) { return false; }
     // Between extents (block second: along Outer) strides may differ: extents move one by one.

@@ -21,9 +21,8 @@ constexpr std::uint64_t kMinBatchBytes = std::uint64_t{4} << 20U;
 constexpr std::size_t kWantedBatches = 8;
 
 std::uint64_t staging_bytes_per_block(PhysicalLayout const& like) {
-  auto const geometry =
-      layout::make_geometry(like.config().with_num_blocks(1), like.kind(), like.block_dimension(),
-                            like.format());
+  auto const geometry = layout::make_geometry(like.config().with_num_blocks(1), like.kind(),
+                                              like.block_dimension(), like.format());
   return checked_mul(checked_align_up(geometry.region_bytes, memory::kFileAlignment),
                      like.regions().size());
 }
@@ -36,9 +35,8 @@ PhysicalLayout make_staging(PhysicalLayout const& like, std::uint64_t num_blocks
   std::uint64_t const stride = checked_align_up(geometry.region_bytes, memory::kFileAlignment);
   std::vector<memory::Region> regions;
   for (std::size_t i = 0; i < like.regions().size(); ++i) {
-    regions.push_back(memory::Region::of_memory(memory::StorageKind::Pinned,
-                                                memory.subspan(i * stride, stride).data(), stride,
-                                                -1, true));
+    regions.push_back(memory::Region::of_memory(
+        memory::StorageKind::Pinned, memory.subspan(i * stride, stride).data(), stride, -1, true));
   }
   auto builder = PhysicalLayout::builder(like.source()).config(config);
   return like.kind() == layout::LayoutKind::FullyContiguous
@@ -51,9 +49,7 @@ PhysicalLayout make_staging(PhysicalLayout const& like, std::uint64_t num_blocks
 bool is_never_written(std::exception_ptr const& error) {
   try {
     std::rethrow_exception(error);
-  } catch (Error const& e) {
-    return e.code() == ErrorCode::NotFound;
-  } catch (...) {
+  } catch (Error const& e) { return e.code() == ErrorCode::NotFound; } catch (...) {
     return false;
   }
 }
@@ -112,8 +108,12 @@ void FilePipeline::add_bounce() {
   bool const like_src =
       bounce.endpoint.layout.geometry().extents == job_.state().pair.src.geometry().extents;
   std::size_t const half = (bounce.block_ids.size() + 1) / 2;
-  Station station{bounce.endpoint.layout, like_src ? selection.src_heads : selection.dst_heads,
-                  {}, {}, false, {}};
+  Station station{bounce.endpoint.layout,
+                  like_src ? selection.src_heads : selection.dst_heads,
+                  {},
+                  {},
+                  false,
+                  {}};
   auto const middle = bounce.block_ids.begin() + static_cast<std::ptrdiff_t>(half);
   station.halves[0].assign(bounce.block_ids.begin(), middle);
   station.halves[1].assign(middle, bounce.block_ids.end());
@@ -138,8 +138,8 @@ void FilePipeline::plan_batches() {
   for (auto const& station : stations_) {
     if (station.halves[0].empty()) { continue; }  // only the bounce buffer has blocks by now
     if (station.halves[1].empty()) { num_halves_ = 1; }
-    batch_blocks_ = std::min(batch_blocks_, num_halves_ == 1 ? station.halves[0].size()
-                                                             : station.halves[1].size());
+    batch_blocks_ = std::min(
+        batch_blocks_, num_halves_ == 1 ? station.halves[0].size() : station.halves[1].size());
   }
   allocate_staging();
 }
@@ -198,10 +198,10 @@ void FilePipeline::append_extents(Station const& file, Station const& memory, Ba
   for (std::uint32_t const number : file.extents) {
     auto const stored = file.layout.extent(file_block, number);
     auto const held = memory.layout.extent(memory_block, number);
-    io_.push_back({file.layout.regions()[stored.region].file_index(), stored.index,
-                   memory.layout.regions()[held.region].host_data() + held.offset,
-                   memory.is_padded ? checked_align_up(held.bytes, memory::kFileAlignment)
-                                    : held.bytes});
+    io_.push_back(
+        {file.layout.regions()[stored.region].file_index(), stored.index,
+         memory.layout.regions()[held.region].host_data() + held.offset,
+         memory.is_padded ? checked_align_up(held.bytes, memory::kFileAlignment) : held.bytes});
   }
 }
 
@@ -254,7 +254,9 @@ void FilePipeline::copy(Batch const& batch) {
         continue;
       }
       std::size_t end = i;
-      while (end < batch.count && alive_[batch.first + end]) { ++end; }
+      while (end < batch.count && alive_[batch.first + end]) {
+        ++end;
+      }
       hop.run(job_.context().copy_engine_, from.subspan(i, end - i), to.subspan(i, end - i),
               options.priority, options.spare);
       i = end;
@@ -280,7 +282,9 @@ void FilePipeline::finish_write(std::size_t half) {
   if (write_end_[half] == 0) { return; }
   auto const errors = resources_.write_queue(half).finish();
   for (std::size_t i = 0; i < errors.size(); ++i) {
-    if (errors[i] != nullptr) { fail(writing_[half][i / stations_.back().extents.size()], errors[i]); }
+    if (errors[i] != nullptr) {
+      fail(writing_[half][i / stations_.back().extents.size()], errors[i]);
+    }
   }
   writing_[half].clear();
   num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));

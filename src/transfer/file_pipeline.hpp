@@ -17,9 +17,9 @@
 namespace kvbm::transfer {
 
 /// Moves blocks along a path of stations in batches: a file or memory at either end, staging or a
-/// bounce buffer between. Hops overlap: while one half of the staging blocks is read or written, the
-/// other one is copied. A file at the end is written in whole extents; where the transfer changes
-/// only a part of them they are read first.
+/// bounce buffer between. Hops overlap: while one half of the staging blocks is read or written,
+/// the other one is copied. A file at the end is written in whole extents; where the transfer
+/// changes only a part of them they are read first.
 class FilePipeline {
  public:
   /// @throws Error(OutOfMemory) no staging memory
@@ -35,11 +35,11 @@ class FilePipeline {
  private:
   struct Station {
     layout::PhysicalLayout layout;
-    IndexRange heads;                             ///< of this station's heads
-    std::span<BlockId const> list;                ///< ends: the transfer's own ids
-    std::array<std::vector<BlockId>, 2> halves;   ///< between: ids of either half
-    bool is_padded = false;                       ///< extents may be touched up to kFileAlignment
-    std::vector<std::uint32_t> extents;           ///< of a file's block, those the layers touch
+    IndexRange heads;                            ///< of this station's heads
+    std::span<BlockId const> list;               ///< ends: the transfer's own ids
+    std::array<std::vector<BlockId>, 2> halves;  ///< between: ids of either half
+    bool is_padded = false;                      ///< extents may be touched up to kFileAlignment
+    std::vector<std::uint32_t> extents;          ///< of a file's block, those the layers touch
     [[nodiscard]] bool is_file() const noexcept {
       return layout.storage_kind() == memory::StorageKind::Disk;
     }
@@ -77,16 +77,16 @@ class FilePipeline {
   FileWorkerResources& resources_;
   IndexRange layers_;
   std::vector<Station> stations_;
-  std::vector<MemoryCopy> copies_;         ///< between neighbouring memory stations
+  std::vector<MemoryCopy> copies_;  ///< between neighbouring memory stations
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;
   bool partial_write_ = false;
-  bool shared_staging_ = false;            ///< file to file through one station
-  std::array<std::vector<std::size_t>, 2> reading_;   ///< positions under way, by half
+  bool shared_staging_ = false;                      ///< file to file through one station
+  std::array<std::vector<std::size_t>, 2> reading_;  ///< positions under way, by half
   std::array<std::vector<std::size_t>, 2> writing_;
-  std::array<std::size_t, 2> write_end_{};            ///< behind the batch under way, by half
-  std::vector<memory::BlockFile::ExtentIo> io_;       ///< reused between batches
-  std::vector<bool> alive_;                           ///< by position
+  std::array<std::size_t, 2> write_end_{};       ///< behind the batch under way, by half
+  std::vector<memory::BlockFile::ExtentIo> io_;  ///< reused between batches
+  std::vector<bool> alive_;                      ///< by position
   std::size_t num_done_ = 0;
   std::vector<FailedBlock> failed_;
 };

@@ -21,9 +21,9 @@ std::span<std::byte> FileWorkerResources::staging(std::uint64_t bytes) {
     read_queues_ = {};
     write_queues_ = {};
     staging_.clear();
-    staging_.push_back(source_->allocate({memory::StorageKind::Pinned,
-                                          std::max(bytes, staging_bytes_),
-                                          memory::kFileAlignment, -1}));
+    staging_.push_back(
+        source_->allocate({memory::StorageKind::Pinned, std::max(bytes, staging_bytes_),
+                           memory::kFileAlignment, -1}));
   }
   return {staging_.front().host_data(), staging_.front().bytes()};
 }
@@ -69,7 +69,9 @@ FileWorkers::~FileWorkers() {
     stopping_ = true;
   }
   wake_.notify_all();
-  for (auto& thread : threads_) { thread.join(); }
+  for (auto& thread : threads_) {
+    thread.join();
+  }
 }
 
 void FileWorkers::post(int priority, Job job) {
@@ -97,7 +99,8 @@ void FileWorkers::run(unsigned index) {
     try {
       (*job)(resources);
     } catch (std::exception const& error) {
-      log::write(log::Level::Error, std::string("a file job let an exception out: ") + error.what());
+      log::write(log::Level::Error,
+                 std::string("a file job let an exception out: ") + error.what());
     }
     job.reset();
     lock.lock();

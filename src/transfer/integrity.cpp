@@ -46,7 +46,7 @@ PhysicalLayout make_canonical(PhysicalLayout const& like, std::uint64_t num_bloc
 /// Box of one layer of one block between a layout and its canonical order.
 struct LayerBox {
   kvbm_copy_template shape;
-  std::byte* base;              ///< block 0 in the layout
+  std::byte* base;  ///< block 0 in the layout
   std::uint64_t block_stride;
   [[nodiscard]] std::byte* of(BlockId block) const { return base + block * block_stride; }
   [[nodiscard]] bool is_one_run() const { return shape.num_dims == 0; }

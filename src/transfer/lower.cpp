@@ -52,10 +52,9 @@ class ShapeBuilder {
   kvbm_copy_template build() {
     while (absorb_into_run()) {}
     // Outermost = largest destination stride, so that writes walk forward through memory.
-    std::sort(shape_.dims, shape_.dims + shape_.num_dims,
-              [](kvbm_copy_dim const& a, kvbm_copy_dim const& b) {
-                return a.dst_stride > b.dst_stride;
-              });
+    std::sort(
+        shape_.dims, shape_.dims + shape_.num_dims,
+        [](kvbm_copy_dim const& a, kvbm_copy_dim const& b) { return a.dst_stride > b.dst_stride; });
     for (std::uint32_t outer = 0; outer + 1 < shape_.num_dims;) {
       outer = merge_with_next(outer) ? 0 : outer + 1;
     }
@@ -101,10 +100,10 @@ void check_bounds(PhysicalLayout const& layout, CopyPlan const& plan, PlanSide c
   std::uint64_t reach = plan.shape.run_bytes;
   for (std::uint32_t i = 0; i < plan.shape.num_dims; ++i) {
     auto const& dim = plan.shape.dims[i];
-    reach = checked_add(reach, checked_mul(dim.extent - 1, static_cast<std::uint64_t>(dim.*stride)));
+    reach =
+        checked_add(reach, checked_mul(dim.extent - 1, static_cast<std::uint64_t>(dim.*stride)));
   }
-  std::uint64_t const last_block =
-      checked_mul(layout.config().num_blocks() - 1, side.block_stride);
+  std::uint64_t const last_block = checked_mul(layout.config().num_blocks() - 1, side.block_stride);
   for (auto const& segment : side.segments) {
     std::uint64_t const end = checked_add(checked_add(segment.offset, last_block), reach);
     KVBM_EXPECTS(end <= layout.regions()[segment.region].bytes(), Internal,
@@ -126,8 +125,8 @@ CopyPlan lower(PhysicalLayout const& src, PhysicalLayout const& dst, Selection c
 
   ShapeBuilder shape(a.element_bytes);
   std::uint64_t elements = selection.layers.size();
-  for (BlockDim const dim : {BlockDim::Layer, BlockDim::Outer, BlockDim::Token, BlockDim::Head,
-                             BlockDim::HeadDim}) {
+  for (BlockDim const dim :
+       {BlockDim::Layer, BlockDim::Outer, BlockDim::Token, BlockDim::Head, BlockDim::HeadDim}) {
     std::uint64_t extent = a.extents[index(dim)];
     if (dim == BlockDim::Head) { extent = selection.src_heads.size(); }
     if (dim == BlockDim::Layer) {

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "kvbm/core/types.hpp"
+#include "kvbm/kernels/copy_engine.hpp"
 #include "kvbm/transfer/copy_plan.hpp"
 #include "kvbm/transfer/options.hpp"
-#include "kvbm/kernels/copy_engine.hpp"
 
 namespace kvbm::transfer {
 

@@ -22,7 +22,9 @@ Builder& Builder::layer_range(std::uint64_t begin, std::uint64_t end) {
   return layer_range(IndexRange{begin, end});
 }
 
-Builder& Builder::head_range(IndexRange range) { return src_head_range(range).dst_head_range(range); }
+Builder& Builder::head_range(IndexRange range) {
+  return src_head_range(range).dst_head_range(range);
+}
 
 Builder& Builder::src_head_range(IndexRange range) {
   options_.src_head_range = range;

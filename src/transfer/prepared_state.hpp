@@ -24,7 +24,7 @@ class PreparedTransfer::State {
   TransferOptions options;
   CopyPlan plan;
   std::optional<MemoryCopy> copy;  ///< where both sides are memory
-  ChoiceInput choice;  ///< for one block; num_blocks is filled in per submission
+  ChoiceInput choice;              ///< for one block; num_blocks is filled in per submission
 
   /// "Device FullyContiguous OperationalNHD -> Disk ...", for logs.
   [[nodiscard]] std::string describe() const;

@@ -19,7 +19,9 @@ using memory::StorageKind;
 
 std::string place(layout::PhysicalLayout const& layout) {
   std::string text(memory::to_string(layout.storage_kind()));
-  if (layout.storage_kind() == StorageKind::Device) { text += fmt::format(" {}", layout.device_id()); }
+  if (layout.storage_kind() == StorageKind::Device) {
+    text += fmt::format(" {}", layout.device_id());
+  }
   return fmt::format("{} {} {}", text, layout::to_string(layout.kind()),
                      layout.format().to_string());
 }
@@ -36,7 +38,9 @@ void check_streams(TransferContext const& context, TransferOptions const& option
                              device::to_string(stream->backend())));
   };
   if (options.cuda_stream) { check(options.cuda_stream, "cuda_stream"); }
-  for (auto const& stream : options.record_on) { check(stream, "a stream of record_on"); }
+  for (auto const& stream : options.record_on) {
+    check(stream, "a stream of record_on");
+  }
 }
 
 ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State const& state) {
@@ -86,10 +90,10 @@ std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Str
   };
   bool const reads = state.pair.src.storage_kind() == StorageKind::Disk;
   bool const writes = state.pair.dst.storage_kind() == StorageKind::Disk;
-  std::string const bounce =
-      state.bounce ? fmt::format("bounce buffer {} ({} blocks)", place(state.bounce->endpoint.layout),
-                                 state.bounce->block_ids.size())
-                   : std::string{};
+  std::string const bounce = state.bounce ? fmt::format("bounce buffer {} ({} blocks)",
+                                                        place(state.bounce->endpoint.layout),
+                                                        state.bounce->block_ids.size())
+                                          : std::string{};
   if (state.bounce && bounce_serves_as_staging(state.pair, state.bounce->endpoint.layout)) {
     hop(bounce);
   } else {
@@ -119,8 +123,15 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
     validate_bounce(bounce->endpoint.layout, bounce->block_ids);
     validate_bounce_fits(pair, bounce->endpoint.layout);
   }
-  auto state = std::make_shared<State>(State{context, std::move(pair), std::move(src.use),
-                                             std::move(dst.use), std::move(bounce), options, {}, {}, {}});
+  auto state = std::make_shared<State>(State{context,
+                                             std::move(pair),
+                                             std::move(src.use),
+                                             std::move(dst.use),
+                                             std::move(bounce),
+                                             options,
+                                             {},
+                                             {},
+                                             {}});
   state->plan = lower(state->pair.src, state->pair.dst, state->pair.selection);
   if (memory::is_memory(state->pair.src.storage_kind()) &&
       memory::is_memory(state->pair.dst.storage_kind())) {
@@ -169,7 +180,9 @@ std::string TransferExplanation::to_string() const {
                                  total_bytes, transfer::to_string(decision.strategy),
                                  decision.estimated_seconds * 1e3, decision.reason);
   text += fmt::format("plan: {}\n", plan.to_string());
-  for (std::size_t i = 0; i < hops.size(); ++i) { text += fmt::format("hop {}: {}\n", i + 1, hops[i]); }
+  for (std::size_t i = 0; i < hops.size(); ++i) {
+    text += fmt::format("hop {}: {}\n", i + 1, hops[i]);
+  }
   for (auto const& candidate : decision.candidates) {
     text += fmt::format("  {:<11} {:>12}  {}\n", transfer::to_string(candidate.strategy),
                         candidate.estimated_seconds
@@ -177,7 +190,9 @@ std::string TransferExplanation::to_string() const {
                             : std::string("refused"),
                         candidate.reason);
   }
-  for (auto const& note : decision.notes) { text += fmt::format("note: {}\n", note); }
+  for (auto const& note : decision.notes) {
+    text += fmt::format("note: {}\n", note);
+  }
   return text;
 }
 

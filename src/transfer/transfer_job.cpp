@@ -16,9 +16,7 @@ namespace {
 std::string message_of(std::exception_ptr const& error) {
   try {
     std::rethrow_exception(error);
-  } catch (std::exception const& e) {
-    return e.what();
-  } catch (...) {
+  } catch (std::exception const& e) { return e.what(); } catch (...) {
     return "unknown error";
   }
 }
@@ -34,12 +32,8 @@ std::exception_ptr summarize(std::vector<FailedBlock> const& failed, std::size_t
                   fmt::format("{} of {} blocks did not arrive; first, at position {}: {}",
                               failed.size(), num_blocks, failed.front().position, error.what()),
                   error.native_code());
-    } catch (...) {
-      return std::current_exception();
-    }
-  } catch (...) {
-    return failed.front().error;
-  }
+    } catch (...) { return std::current_exception(); }
+  } catch (...) { return failed.front().error; }
 }
 
 }  // namespace
@@ -69,8 +63,8 @@ std::shared_ptr<TransferJob> TransferJob::create(
   };
   auto job = std::make_shared<Constructible>(context, std::move(state), src_blocks, dst_blocks);
   if (wants_notification) {
-    job->completion_ = context.options_.event_system->create_event(job->description_,
-                                                                   src_blocks.size());
+    job->completion_ =
+        context.options_.event_system->create_event(job->description_, src_blocks.size());
     job->notification_ = job->completion_->notification();
     job->arm(job->state_->options);
   }
@@ -91,9 +85,9 @@ void TransferJob::arm(TransferOptions const& options) {
     timer_ = context_.options_.event_system->call_at(
         std::chrono::steady_clock::now() + timeout, [weak, timeout] {
           if (auto const job = weak.lock()) {
-            job->stop(std::make_exception_ptr(TimeoutError(fmt::format(
-                "{}: not done within {} ms", job->description_,
-                std::chrono::duration<double, std::milli>(timeout).count()))));
+            job->stop(std::make_exception_ptr(TimeoutError(
+                fmt::format("{}: not done within {} ms", job->description_,
+                            std::chrono::duration<double, std::milli>(timeout).count()))));
           }
         });
   }
@@ -153,9 +147,8 @@ void TransferJob::complete(std::vector<FailedBlock> failed) noexcept {
   try {
     if (!completion_) {
       if (!failed.empty()) {
-        log::write(log::Level::Error,
-                   description_ + " on a caller's stream failed: " +
-                       message_of(failed.front().error));
+        log::write(log::Level::Error, description_ + " on a caller's stream failed: " +
+                                          message_of(failed.front().error));
       }
     } else if (failed.empty()) {
       completion_->trigger();

@@ -52,8 +52,8 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
 
   /// Lets go of the layouts, then tells the outcome: what the caller still holds is what keeps them
   /// alive, so that a file can be opened again as soon as it is known.
-  /// Ends a job that began: blocks [0, num_done) went through, but for `failed`; the others did not.
-  /// Without a stop num_done is all of them.
+  /// Ends a job that began: blocks [0, num_done) went through, but for `failed`; the others did
+  /// not. Without a stop num_done is all of them.
   void finish(std::size_t num_done, std::vector<FailedBlock> failed) noexcept;
   /// Ends a job that began: everything from `num_done` on failed with `error`.
   void finish(std::size_t num_done, std::vector<FailedBlock> failed,

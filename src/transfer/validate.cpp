@@ -53,18 +53,18 @@ Selection select(PhysicalLayout const& src, PhysicalLayout const& dst,
   check_range(selection.dst_heads, dst_heads, "dst_head_range");
   KVBM_EXPECTS(
       selection.src_heads.size() == selection.dst_heads.size(), InvalidArgument,
-      fmt::format("source heads {} of {} and destination heads {} of {} are not as many; name equal "
-                  "ranges with src_head_range and dst_head_range",
-                  to_string(selection.src_heads), src_heads, to_string(selection.dst_heads),
-                  dst_heads));
+      fmt::format(
+          "source heads {} of {} and destination heads {} of {} are not as many; name equal "
+          "ranges with src_head_range and dst_head_range",
+          to_string(selection.src_heads), src_heads, to_string(selection.dst_heads), dst_heads));
   return selection;
 }
 
 void check_options(TransferOptions const& options) {
   if (options.nixl_write_notification) {
-    throw UnsupportedError(fmt::format(
-        "nixl_write_notification {} needs a remote destination; both sides are local",
-        *options.nixl_write_notification));
+    throw UnsupportedError(
+        fmt::format("nixl_write_notification {} needs a remote destination; both sides are local",
+                    *options.nixl_write_notification));
   }
   if (options.max_sms) {
     throw UnsupportedError(
@@ -250,17 +250,18 @@ void validate_blocks(ValidatedPair const& pair, std::span<BlockId const> src_blo
   if (dst_blocks.size() > 1 || pair.same_layout) {
     IdSet written(pair.dst.config().num_blocks(), dst_blocks.size());
     auto const repeated = written.add_all(dst_blocks);
-    KVBM_EXPECTS(repeated.empty(), InvalidArgument,
-                 fmt::format("destination blocks {} are named more than once", name_some(repeated)));
+    KVBM_EXPECTS(
+        repeated.empty(), InvalidArgument,
+        fmt::format("destination blocks {} are named more than once", name_some(repeated)));
     if (pair.same_layout) {
       std::vector<BlockId> both;
       std::copy_if(src_blocks.begin(), src_blocks.end(), std::back_inserter(both),
                    [&written](BlockId id) { return written.contains(id); });
       std::sort(both.begin(), both.end());
       both.erase(std::unique(both.begin(), both.end()), both.end());
-      KVBM_EXPECTS(both.empty(), InvalidArgument,
-                   fmt::format("blocks {} are source and destination in one layout",
-                               name_some(both)));
+      KVBM_EXPECTS(
+          both.empty(), InvalidArgument,
+          fmt::format("blocks {} are source and destination in one layout", name_some(both)));
     }
   }
   if (pair.may_alias) { check_address_overlap(pair, src_blocks, dst_blocks); }

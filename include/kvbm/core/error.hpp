@@ -9,22 +9,22 @@ namespace kvbm {
 
 /// What kind of failure happened; callers decide on this, people read the message.
 enum class ErrorCode {
-  InvalidArgument,   ///< a value that can never be right (page size 3, inner_dim % num_heads != 0)
-  OutOfRange,        ///< an index or range beyond what the object has (block 71 of 64)
-  Overflow,          ///< a size or address computation left the 64-bit range
-  Unsupported,       ///< correct request that this build, machine or strategy cannot serve
-  NotFound,          ///< a handle, file or device that does not exist (any more)
-  AlreadyExists,     ///< a name, file or registration that is taken
-  Busy,              ///< the object is in use and the call would pull it away
-  Corrupt,           ///< stored or received bytes fail their checksum or structure
-  VersionMismatch,   ///< written by a version that this one does not read
-  OutOfMemory,       ///< an allocation or a pool limit was exceeded
-  Io,                ///< the operating system refused an I/O operation; see native_code() for errno
-  Device,            ///< a device runtime reported an error; see native_code()
-  Timeout,           ///< the deadline passed before the work ended
-  Cancelled,         ///< the caller asked to stop
-  ShuttingDown,      ///< the owner is being destroyed
-  Internal,          ///< a broken invariant of kvbm itself
+  InvalidArgument,  ///< a value that can never be right (page size 3, inner_dim % num_heads != 0)
+  OutOfRange,       ///< an index or range beyond what the object has (block 71 of 64)
+  Overflow,         ///< a size or address computation left the 64-bit range
+  Unsupported,      ///< correct request that this build, machine or strategy cannot serve
+  NotFound,         ///< a handle, file or device that does not exist (any more)
+  AlreadyExists,    ///< a name, file or registration that is taken
+  Busy,             ///< the object is in use and the call would pull it away
+  Corrupt,          ///< stored or received bytes fail their checksum or structure
+  VersionMismatch,  ///< written by a version that this one does not read
+  OutOfMemory,      ///< an allocation or a pool limit was exceeded
+  Io,               ///< the operating system refused an I/O operation; see native_code() for errno
+  Device,           ///< a device runtime reported an error; see native_code()
+  Timeout,          ///< the deadline passed before the work ended
+  Cancelled,        ///< the caller asked to stop
+  ShuttingDown,     ///< the owner is being destroyed
+  Internal,         ///< a broken invariant of kvbm itself
 };
 
 /// The enumerator's name, for messages and bindings.
@@ -80,9 +80,7 @@ std::string describe_errno(int code);
 }  // namespace kvbm
 
 /// Throws kvbm::Error of `code` unless `condition`; the message is built only on failure.
-#define KVBM_EXPECTS(condition, code, message)            \
-  do {                                                    \
-    if (!(condition)) [[unlikely]] {                      \
-      ::kvbm::throw_error(::kvbm::ErrorCode::code, message); \
-    }                                                     \
+#define KVBM_EXPECTS(condition, code, message)                                                \
+  do {                                                                                        \
+    if (!(condition)) [[unlikely]] { ::kvbm::throw_error(::kvbm::ErrorCode::code, message); } \
   } while (false)

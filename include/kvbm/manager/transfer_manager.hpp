@@ -124,17 +124,18 @@ class TransferManager::Builder {
   Builder& host_device(unsigned count = 1, std::uint64_t memory_bytes = std::uint64_t{4} << 30U);
   /// Use these devices, e.g. ones shared with an engine in the same process.
   Builder& devices(std::vector<device::DevicePtr> devices);
-  Builder& cuda_pool_reserve_size(std::uint64_t bytes);                       ///< default 64 MiB
-  Builder& cuda_pool_release_threshold(std::optional<std::uint64_t> bytes);   ///< default 64 MiB; nullopt = keep all
+  Builder& cuda_pool_reserve_size(std::uint64_t bytes);  ///< default 64 MiB
+  Builder& cuda_pool_release_threshold(
+      std::optional<std::uint64_t> bytes);  ///< default 64 MiB; nullopt = keep all
   Builder& capabilities(transfer::TransferCapabilities const& capabilities);
   Builder& preferences(transfer::TransferPreferences const& preferences);
-  Builder& event_system(std::shared_ptr<transfer::EventSystem> system);      ///< default its own
-  Builder& num_streams(std::size_t h2d, std::size_t d2h);                     ///< default 4 and 4
-  Builder& copy_threads(unsigned count);                                      ///< default all CPUs
-  Builder& file_workers(unsigned count);                                      ///< default 2
-  Builder& staging_bytes(std::uint64_t bytes_per_worker);                     ///< default 32 MiB
+  Builder& event_system(std::shared_ptr<transfer::EventSystem> system);  ///< default its own
+  Builder& num_streams(std::size_t h2d, std::size_t d2h);                ///< default 4 and 4
+  Builder& copy_threads(unsigned count);                                 ///< default all CPUs
+  Builder& file_workers(unsigned count);                                 ///< default 2
+  Builder& staging_bytes(std::uint64_t bytes_per_worker);                ///< default 32 MiB
   Builder& cost_model(transfer::CostModel const& costs);
-  Builder& disk_io(std::shared_ptr<memory::DiskIo> disk_io);                  ///< default memory::make_disk_io()
+  Builder& disk_io(std::shared_ptr<memory::DiskIo> disk_io);  ///< default memory::make_disk_io()
 
   /// @throws Error(InvalidArgument) naming a bad value; UnsupportedError
   [[nodiscard]] TransferManager build();

@@ -17,7 +17,7 @@ namespace kvbm::transfer {
 /// How a context is built.
 struct ContextOptions {
   std::vector<device::DevicePtr> devices;  ///< at least one; the first one's streams are the pools
-  std::shared_ptr<EventSystem> event_system;  ///< null: its own
+  std::shared_ptr<EventSystem> event_system;            ///< null: its own
   std::shared_ptr<memory::MemorySource> memory_source;  ///< null: made from the devices
   TransferCapabilities capabilities;
   TransferPreferences preferences;
@@ -28,7 +28,8 @@ struct ContextOptions {
   std::uint64_t pool_reserve_bytes = std::uint64_t{64} << 20U;
   std::uint64_t pool_release_threshold_bytes = std::uint64_t{64} << 20U;
   unsigned num_file_workers = 2;
-  std::uint64_t staging_bytes_per_worker = std::uint64_t{32} << 20U;  ///< grows to two blocks if those are larger
+  std::uint64_t staging_bytes_per_worker = std::uint64_t{32}
+                                           << 20U;  ///< grows to two blocks if those are larger
 };
 
 /// What transfers run on: devices, streams, copy threads, file workers, events.

@@ -18,7 +18,7 @@ struct FillPattern {
     Constant,    ///< every byte is `value`
     Sequential,  ///< byte i of a block's logical tensor is (value + block + i) mod 256
     BlockLayer,  ///< every byte is a hash of (value, block, layer): tells blocks and layers apart
-    Hashed,      ///< bytes of a 64-bit hash of (value, block, layer, outer, offset): tells all apart
+    Hashed,  ///< bytes of a 64-bit hash of (value, block, layer, outer, offset): tells all apart
   };
   Kind kind = Kind::Hashed;
   std::uint64_t value = 0;  ///< the constant, the start, or the seed

@@ -18,7 +18,8 @@ namespace kvbm::transfer {
 class KvBlocks {
  public:
   /// Blocks of a layout that needs no registration.
-  /// @throws Error(OutOfRange) naming the first bad block id; Error(InvalidArgument) the override has other
+  /// @throws Error(OutOfRange) naming the first bad block id; Error(InvalidArgument) the override
+  /// has other
   ///         bytes a block, needs heads that the config lacks, or does not fit the layout's kind
   static KvBlocks of(layout::PhysicalLayout layout, std::vector<BlockId> block_ids,
                      std::optional<layout::KvBlockLayout> override_format = {});

@@ -27,12 +27,12 @@ std::string_view to_string(Strategy strategy) noexcept;
 /// Rates in bytes per second and latencies in seconds that estimates are made from. The defaults
 /// are round figures of a 2024 server with one NVMe disk; measure_cost_model() replaces them.
 struct CostModel {
-  double host_copy_rate = 12e9;       ///< long runs, all threads
-  double host_permute_rate = 6e9;     ///< runs of 64 to 512 bytes
-  double host_element_rate = 1e9;     ///< runs below 64 bytes
+  double host_copy_rate = 12e9;    ///< long runs, all threads
+  double host_permute_rate = 6e9;  ///< runs of 64 to 512 bytes
+  double host_element_rate = 1e9;  ///< runs below 64 bytes
   double disk_read_rate = 2e9;
   double disk_write_rate = 2e9;
-  double stream_latency = 10e-6;      ///< hand-over to a stream and back
+  double stream_latency = 10e-6;  ///< hand-over to a stream and back
   double disk_latency = 100e-6;
 };
 

@@ -20,10 +20,11 @@ struct ValidatedPair {
 };
 
 /// Checks everything about a transfer but its block ids. Pure; nothing moves.
-/// @throws Error(InvalidArgument) differing layers, outer_dim, page_size, inner_dim or heads, dtype width
-///         (naming both values); Unknown against a known format without an override; an override that does
-///         not fit; empty, reversed or unequal ranges; Error(OutOfRange) a range beyond its extent;
-///         UnsupportedError for options that no strategy of this build can honour
+/// @throws Error(InvalidArgument) differing layers, outer_dim, page_size, inner_dim or heads, dtype
+/// width
+///         (naming both values); Unknown against a known format without an override; an override
+///         that does not fit; empty, reversed or unequal ranges; Error(OutOfRange) a range beyond
+///         its extent; UnsupportedError for options that no strategy of this build can honour
 ValidatedPair validate_pair(layout::PhysicalLayout const& src, layout::PhysicalLayout const& dst,
                             TransferOptions const& options);
 

@@ -28,9 +28,7 @@ ChoiceInput input_for(StorageKind src, StorageKind dst) {
 std::string decided(ChoiceInput const& input) {
   try {
     return std::string(to_string(choose(input).strategy));
-  } catch (UnsupportedError const&) {
-    return "Unsupported";
-  }
+  } catch (UnsupportedError const&) { return "Unsupported"; }
 }
 
 std::string matrix(bool extents_match, bool gds) {
@@ -111,8 +109,7 @@ TEST(Choose, EveryCandidateIsNamedWithItsReason) {
   ASSERT_EQ(decision.candidates.size(), 4U);
   for (auto const& candidate : decision.candidates) {
     EXPECT_FALSE(candidate.reason.empty()) << to_string(candidate.strategy);
-    EXPECT_EQ(candidate.estimated_seconds.has_value(),
-              candidate.strategy == Strategy::StagedFile);
+    EXPECT_EQ(candidate.estimated_seconds.has_value(), candidate.strategy == Strategy::StagedFile);
   }
   EXPECT_FALSE(decision.reason.empty());
 }

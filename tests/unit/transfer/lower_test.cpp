@@ -74,10 +74,10 @@ std::map<ByteAddress, ByteAddress> walk(CopyPlan const& plan, BlockId src_block,
         rest /= dim.extent;
       }
       for (std::uint64_t byte = 0; byte < plan.shape.run_bytes; ++byte) {
-        bool const fresh =
-            moves.insert({{plan.dst.segments[s].region, dst + byte},
-                          {plan.src.segments[s].region, src + byte}})
-                .second;
+        bool const fresh = moves
+                               .insert({{plan.dst.segments[s].region, dst + byte},
+                                        {plan.src.segments[s].region, src + byte}})
+                               .second;
         EXPECT_TRUE(fresh) << "destination byte written twice";
       }
     }
@@ -95,10 +95,10 @@ std::map<ByteAddress, ByteAddress> oracle(PhysicalLayout const& src, PhysicalLay
     auto const stride = [&g](BlockDim dim) {
       return static_cast<std::uint64_t>(g.strides[static_cast<std::size_t>(dim)]);
     };
-    std::uint64_t const offset =
-        block * g.block_stride + (g.layers_are_regions ? 0 : l * stride(BlockDim::Layer)) +
-        o * stride(BlockDim::Outer) + t * stride(BlockDim::Token) + h * stride(BlockDim::Head) +
-        d * stride(BlockDim::HeadDim);
+    std::uint64_t const offset = block * g.block_stride +
+                                 (g.layers_are_regions ? 0 : l * stride(BlockDim::Layer)) +
+                                 o * stride(BlockDim::Outer) + t * stride(BlockDim::Token) +
+                                 h * stride(BlockDim::Head) + d * stride(BlockDim::HeadDim);
     return ByteAddress{g.layers_are_regions ? static_cast<std::uint32_t>(l) : 0U, offset};
   };
   std::map<ByteAddress, ByteAddress> moves;
@@ -175,8 +175,9 @@ TEST(Lower, PropertyPlansMoveExactlyWhatTheAddressFormulaNames) {
   for (int round = 0; round < 300; ++round) {
     SCOPED_TRACE(::testing::Message() << "seed " << kSeed << " round " << round);
     std::uint64_t const heads = pick(1, 4);
-    auto const config = config_of(pick(2, 3), pick(1, 3), pick(1, 2), std::uint64_t{1} << pick(0, 2),
-                                  heads, pick(1, 3), std::uint64_t{1} << pick(0, 3));
+    auto const config =
+        config_of(pick(2, 3), pick(1, 3), pick(1, 2), std::uint64_t{1} << pick(0, 2), heads,
+                  pick(1, 3), std::uint64_t{1} << pick(0, 3));
     auto const random_layout = [&] {
       if (pick(0, 2) == 0) {
         return separate(

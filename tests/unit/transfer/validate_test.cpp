@@ -48,9 +48,7 @@ PhysicalLayout make(Shape const& shape = {},
 std::pair<ErrorCode, std::string> failure_of(std::function<void()> const& body) {
   try {
     body();
-  } catch (Error const& error) {
-    return {error.code(), error.what()};
-  }
+  } catch (Error const& error) { return {error.code(), error.what()}; }
   ADD_FAILURE() << "nothing was thrown";
   return {ErrorCode::Internal, ""};
 }
@@ -143,10 +141,8 @@ TEST(ValidatePair, O2_OptionsThatNothingHereCanHonourAreRefused) {
   expect_failure(pairing(layout, other, TransferOptions::builder().max_sms(2).build()),
                  ErrorCode::Unsupported, {"max_sms 2", "CUDA"});
   auto const stream = device::make_host_device(0)->create_stream("caller");
-  auto const timed = TransferOptions::builder()
-                         .cuda_stream(stream)
-                         .timeout(std::chrono::seconds(1))
-                         .build();
+  auto const timed =
+      TransferOptions::builder().cuda_stream(stream).timeout(std::chrono::seconds(1)).build();
   expect_failure(pairing(layout, other, timed), ErrorCode::Unsupported, {"timeout"});
 }
 
@@ -183,8 +179,7 @@ TEST(TransferOptionsBuilder, O1_KeepsWhatItIsGiven) {
 TEST(TransferOptionsBuilder, RefusesNonsense) {
   expect_failure(
       [] {
-        static_cast<void>(
-            TransferOptions::builder().timeout(std::chrono::nanoseconds(-5)).build());
+        static_cast<void>(TransferOptions::builder().timeout(std::chrono::nanoseconds(-5)).build());
       },
       ErrorCode::InvalidArgument, {"-5"});
   expect_failure([] { static_cast<void>(TransferOptions::builder().max_sms(0).build()); },
@@ -208,7 +203,8 @@ class ValidateBlocks : public ::testing::Test {
 TEST_F(ValidateBlocks, V1_DuplicateDestinationsAreNamed) {
   expect_failure([&] { check({0, 1, 2, 3, 4}, {0, 1, 2, 1, 3}); }, ErrorCode::InvalidArgument,
                  {"[1]"});
-  expect_failure([&] { check({0, 1, 2, 3}, {5, 6, 6, 5}); }, ErrorCode::InvalidArgument, {"[5, 6]"});
+  expect_failure([&] { check({0, 1, 2, 3}, {5, 6, 6, 5}); }, ErrorCode::InvalidArgument,
+                 {"[5, 6]"});
   EXPECT_NO_THROW(check({1, 1, 1}, {0, 1, 2})) << "a source may be read twice";
 }
 

@@ -24,9 +24,7 @@ inline Failure failure_of(std::exception_ptr const& error) {
   if (error == nullptr) { return {}; }
   try {
     std::rethrow_exception(error);
-  } catch (Error const& failure) {
-    return {failure.code(), failure.native_code(), failure.what()};
-  }
+  } catch (Error const& failure) { return {failure.code(), failure.native_code(), failure.what()}; }
 }
 
 /// How a call failed.
@@ -34,9 +32,7 @@ template <typename Call>
 Failure failure_of_call(Call&& call) {
   try {
     static_cast<void>(call());
-  } catch (...) {
-    return failure_of(std::current_exception());
-  }
+  } catch (...) { return failure_of(std::current_exception()); }
   return {};
 }
 

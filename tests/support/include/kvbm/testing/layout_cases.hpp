@@ -25,7 +25,7 @@ struct LayoutShape {
   layout::KvBlockLayout format = layout::KvBlockLayout::OperationalNHD;
 
   [[nodiscard]] std::string name() const {
-    std::string const text = kind == layout::LayoutKind::FullyContiguous ? "FC"
+    std::string const text = kind == layout::LayoutKind::FullyContiguous  ? "FC"
                              : dimension == layout::BlockDimension::First ? "LS1"
                                                                           : "LS2";
     return text + " " + format.to_string();
@@ -48,8 +48,8 @@ inline std::vector<LayoutShape> every_shape() {
   std::vector<LayoutShape> shapes;
   for (auto const& format :
        {Format::UniversalTP, Format::UniversalPP, Format::OperationalHND, Format::OperationalNHD,
-        Format::Custom({BlockDim::Token, BlockDim::Outer, BlockDim::Head, BlockDim::Layer,
-                        BlockDim::HeadDim}),
+        Format::Custom(
+            {BlockDim::Token, BlockDim::Outer, BlockDim::Head, BlockDim::Layer, BlockDim::HeadDim}),
         Format::Custom({BlockDim::HeadDim, BlockDim::Head, BlockDim::Layer, BlockDim::Token,
                         BlockDim::Outer})}) {
     shapes.push_back(contiguous(format));
@@ -108,8 +108,8 @@ inline std::byte* element_of(Image& image, layout::PhysicalLayout const& layout,
   auto const stride = [&geometry](std::size_t dim) {
     return static_cast<std::uint64_t>(geometry.strides[dim]);
   };
-  std::uint64_t offset = block * geometry.block_stride + e.outer * stride(1) +
-                         e.token * stride(2) + e.head * stride(3) + e.dim * stride(4);
+  std::uint64_t offset = block * geometry.block_stride + e.outer * stride(1) + e.token * stride(2) +
+                         e.head * stride(3) + e.dim * stride(4);
   if (!geometry.layers_are_regions) { offset += e.layer * stride(0); }
   return &image.at(geometry.layers_are_regions ? e.layer : 0).at(offset);
 }
@@ -169,7 +169,9 @@ inline void write_all_blocks(layout::PhysicalLayout const& layout, std::uint64_t
 /// 0, 1, ... count - 1.
 inline std::vector<BlockId> first_blocks(std::uint64_t count) {
   std::vector<BlockId> ids(count);
-  for (std::size_t i = 0; i < ids.size(); ++i) { ids[i] = static_cast<BlockId>(i); }
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<BlockId>(i);
+  }
   return ids;
 }
 

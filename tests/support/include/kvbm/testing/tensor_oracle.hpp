@@ -29,7 +29,9 @@ void for_each_element(layout::PhysicalLayout const& layout, Body const& body) {
     for (std::uint64_t o = 0; o < extents[1]; ++o) {
       for (std::uint64_t t = 0; t < extents[2]; ++t) {
         for (std::uint64_t h = 0; h < extents[3]; ++h) {
-          for (std::uint64_t d = 0; d < extents[4]; ++d) { body(Element{l, o, t, h, d}); }
+          for (std::uint64_t d = 0; d < extents[4]; ++d) {
+            body(Element{l, o, t, h, d});
+          }
         }
       }
     }
@@ -43,8 +45,8 @@ inline std::byte* element_address(layout::PhysicalLayout const& layout, BlockId 
   auto const stride = [&geometry](std::size_t dim) {
     return static_cast<std::uint64_t>(geometry.strides[dim]);
   };
-  std::uint64_t offset = block * geometry.block_stride + e.outer * stride(1) +
-                         e.token * stride(2) + e.head * stride(3) + e.dim * stride(4);
+  std::uint64_t offset = block * geometry.block_stride + e.outer * stride(1) + e.token * stride(2) +
+                         e.head * stride(3) + e.dim * stride(4);
   if (!geometry.layers_are_regions) { offset += e.layer * stride(0); }
   return layout.regions()[geometry.layers_are_regions ? e.layer : 0].host_data() + offset;
 }
@@ -53,7 +55,8 @@ inline std::byte* element_address(layout::PhysicalLayout const& layout, BlockId 
 /// any swap or shift shows. Only its low bytes are used for narrow elements.
 inline std::uint64_t element_value(std::uint64_t seed, BlockId block, Element const& e) {
   std::uint64_t x = seed;
-  for (std::uint64_t const part : {std::uint64_t{block}, e.layer, e.outer, e.token, e.head, e.dim}) {
+  for (std::uint64_t const part :
+       {std::uint64_t{block}, e.layer, e.outer, e.token, e.head, e.dim}) {
     x = (x ^ part) * 0x9E3779B97F4A7C15U;
     x ^= x >> 29U;
   }
