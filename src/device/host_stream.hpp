@@ -31,6 +31,8 @@ class HostStream final : public Stream {
   HostStream(DeviceId device_id, std::shared_ptr<StreamState> state,
              std::shared_ptr<StreamRegistry> registry);
   ~HostStream() override;
+  HostStream(HostStream const&) = delete;
+  HostStream& operator=(HostStream const&) = delete;
 
   [[nodiscard]] Backend backend() const noexcept override { return Backend::Host; }
   [[nodiscard]] DeviceId device_id() const noexcept override { return device_id_; }

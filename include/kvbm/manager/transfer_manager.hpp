@@ -35,6 +35,8 @@ class TransferManager {
   class Builder;
   static Builder builder();
 
+  TransferManager(TransferManager const&) = delete;
+  TransferManager& operator=(TransferManager const&) = delete;
   TransferManager(TransferManager&&) noexcept;
   TransferManager& operator=(TransferManager&&) noexcept;
   ~TransferManager();
@@ -112,6 +114,8 @@ class TransferManager::Builder {
  public:
   Builder();
   ~Builder();
+  Builder(Builder const&) = delete;
+  Builder& operator=(Builder const&) = delete;
   Builder(Builder&&) noexcept;
   Builder& operator=(Builder&&) noexcept;
 

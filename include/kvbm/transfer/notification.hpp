@@ -53,7 +53,7 @@ class TransferCompleteNotification {
   void wait() const;
   /// Blocks for at most `timeout` (zero or less: not at all; any large value is safe).
   /// @return whether the outcome is known; an error is rethrown
-  bool wait_for(std::chrono::nanoseconds timeout) const;
+  [[nodiscard]] bool wait_for(std::chrono::nanoseconds timeout) const;
   /// The error of a failed transfer; null while pending and after success.
   [[nodiscard]] std::exception_ptr error() const noexcept;
   /// Blocks that did not arrive, in list order; empty while pending and after success. After a
@@ -87,7 +87,7 @@ class TransferCompleteNotification {
     /// Whether the outcome is known already, so that nothing suspends.
     [[nodiscard]] bool await_ready() const noexcept;
     /// Registers the resumption; false where the outcome became known meanwhile.
-    bool await_suspend(std::coroutine_handle<> coroutine) const;
+    [[nodiscard]] bool await_suspend(std::coroutine_handle<> coroutine) const;
     /// @throws the error of a failed transfer
     void await_resume() const;
 

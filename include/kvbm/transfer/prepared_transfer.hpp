@@ -57,6 +57,7 @@ class PreparedTransfer {
   /// @throws Error(InvalidArgument) lists of unequal length, duplicate destination, a block that is
   ///         source and destination; Error(OutOfRange) a block id; Error(NotFound) layout
   ///         unregistered since
+  // NOLINTNEXTLINE(modernize-use-nodiscard): a notification may be dropped
   TransferCompleteNotification submit(std::span<BlockId const> src_blocks,
                                       std::span<BlockId const> dst_blocks) const;
 
