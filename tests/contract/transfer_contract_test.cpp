@@ -92,11 +92,10 @@ TEST_P(TransferContract, P1_P12_P15_S2_T2_EveryKindAndFormatMovesExactlyTheChose
 
 TEST_P(TransferContract, P1_P5_BounceBufferStagesWithGuardsAroundIt) {
   auto const config = small_config(6);
-  std::vector<LayoutShape> const shapes{contiguous(KvBlockLayout::OperationalNHD),
-                                        layer_wise(BlockDimension::First,
-                                                   KvBlockLayout::OperationalNHD),
-                                        layer_wise(BlockDimension::Second,
-                                                   KvBlockLayout::OperationalHND)};
+  std::vector<LayoutShape> const shapes{
+      contiguous(KvBlockLayout::OperationalNHD),
+      layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD),
+      layer_wise(BlockDimension::Second, KvBlockLayout::OperationalHND)};
   auto const bounce = make(config, shapes[0], StorageKind::Pinned);
   auto const handle = manager_.register_layout(bounce);
   for (auto const& a : shapes) {
@@ -139,7 +138,8 @@ TEST_P(TransferContract, P6_P7_LayerByLayerEqualsTheWhole) {
       Image expected = image_of(dst);
       copy_elements(src, source, {0, 1}, dst, expected, {2, 3}, whole(src));
       for (std::uint64_t layer = 0; layer < 2; ++layer) {
-        move(src, {0, 1}, dst, {2, 3}, TransferOptions::builder().layer_range(layer, layer + 1).build())
+        move(src, {0, 1}, dst, {2, 3},
+             TransferOptions::builder().layer_range(layer, layer + 1).build())
             .wait();
       }
       expect_image(dst, expected);
@@ -158,7 +158,9 @@ TEST_F(RoundTrip, P2_ThroughAnyThirdLayoutRestoresTheBlocks) {
   for (int i = 0; i < 3; ++i) {
     auto& row = rows.emplace_back();
     for (auto const& shape : shapes) {
-      for (auto const storage : kMemoryStorage) { row.push_back(make(config, shape, storage)); }
+      for (auto const storage : kMemoryStorage) {
+        row.push_back(make(config, shape, storage));
+      }
     }
   }
   for (auto const& first : rows[0]) {
@@ -185,8 +187,12 @@ TEST_F(RoundTrip, P4_LargeBlockCountsArriveCompletely) {
     for (std::uint64_t const count : {1024U, 2048U, 4096U, 8192U, 16384U}) {
       SCOPED_TRACE(shape.name() + " " + std::to_string(count));
       auto const config = LayoutConfig::builder()
-                              .num_blocks(count).num_layers(2).page_size(2).inner_dim(4)
-                              .num_heads(2).build();
+                              .num_blocks(count)
+                              .num_layers(2)
+                              .page_size(2)
+                              .inner_dim(4)
+                              .num_heads(2)
+                              .build();
       auto const src = make(config, shape, StorageKind::Pinned);
       auto const dst = make(config, shape, StorageKind::Device);
       write(src, count);
@@ -205,7 +211,11 @@ TEST_F(RoundTrip, P4_LargeBlockCountsArriveCompletely) {
 TEST_F(RoundTrip, P4_TwoHundredThousandChunksInOneTransfer) {
   // 25,000 blocks of 4 layers with K and V apart: 200,000 pieces, more than a grid has.
   auto const config = LayoutConfig::builder()
-                          .num_blocks(25'000).num_layers(4).page_size(1).inner_dim(4).num_heads(1)
+                          .num_blocks(25'000)
+                          .num_layers(4)
+                          .page_size(1)
+                          .inner_dim(4)
+                          .num_heads(1)
                           .build();
   auto const src = make(config, layer_wise(BlockDimension::Second, KvBlockLayout::OperationalNHD),
                         StorageKind::Pinned);
@@ -213,7 +223,9 @@ TEST_F(RoundTrip, P4_TwoHundredThousandChunksInOneTransfer) {
   write(src, 5);
   move(src, all(src), dst, all(dst)).wait();
   std::uint64_t differences = 0;
-  for (BlockId const id : all(dst)) { differences += count_differences(dst, id, 5, id); }
+  for (BlockId const id : all(dst)) {
+    differences += count_differences(dst, id, 5, id);
+  }
   EXPECT_EQ(differences, 0U);
 }
 
@@ -241,8 +253,7 @@ TEST_F(RoundTrip, P8_WholeBlocksOfOneFormatAreOnePieceAndAllOthersAreNot) {
   EXPECT_EQ(pieces(fc, lw), 4U) << "one a layer";
   EXPECT_EQ(pieces(lw, lw.with_format(KvBlockLayout::OperationalNHD), layers(0, 2)), 2U);
   EXPECT_EQ(pieces(fc, tp), 4U * 4U * 2U * 4U) << "one a row of head_dim";
-  auto const as_tp =
-      TransferOptions::builder().src_kv_layout(KvBlockLayout::UniversalTP).build();
+  auto const as_tp = TransferOptions::builder().src_kv_layout(KvBlockLayout::UniversalTP).build();
   EXPECT_EQ(pieces(fc, tp, as_tp), 1U) << "read as UniversalTP nothing has to be rearranged";
 }
 
@@ -251,8 +262,13 @@ TEST_F(RoundTrip, P10_OddChunkSizesAndBaseAddressesMoveExactly) {
     for (std::uint64_t const shift : {0U, 1U, 2U, 4U, 8U}) {
       SCOPED_TRACE("inner " + std::to_string(inner) + ", base + " + std::to_string(shift));
       auto const config = LayoutConfig::builder()
-                              .num_blocks(3).num_layers(2).page_size(1).inner_dim(inner)
-                              .num_heads(1).dtype_width_bytes(1).build();
+                              .num_blocks(3)
+                              .num_layers(2)
+                              .page_size(1)
+                              .inner_dim(inner)
+                              .num_heads(1)
+                              .dtype_width_bytes(1)
+                              .build();
       std::uint64_t const bytes = 3 * config.block_bytes();
       std::vector<std::byte> src_memory(bytes + 16);
       std::vector<std::byte> dst_memory(bytes + 16, std::byte{0xEE});
@@ -266,9 +282,9 @@ TEST_F(RoundTrip, P10_OddChunkSizesAndBaseAddressesMoveExactly) {
       auto const src = external(src_memory, shift);
       auto const dst = external(dst_memory, 8 - shift);
       write(src, inner);
-      auto const device = make(config, layer_wise(BlockDimension::First,
-                                                  KvBlockLayout::OperationalNHD),
-                               StorageKind::Device);
+      auto const device =
+          make(config, layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD),
+               StorageKind::Device);
       move(src, {2, 0}, dst, {0, 1}).wait();
       move(src, {1}, device, {2}).wait();
       move(device, {2}, dst, {2}).wait();

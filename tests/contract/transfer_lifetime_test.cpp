@@ -58,8 +58,8 @@ TEST_F(Lifetime, V1_V2_BadBlockListsAreRefusedBeforeAnythingMoves) {
       auto const code = [&](std::vector<BlockId> const& a, std::vector<BlockId> const& b,
                             std::string const& names) {
         auto const failure = failure_of_call([&] {
-          return manager_.execute_transfer(
-              manager_.register_layout(src), a, manager_.register_layout(dst), b);
+          return manager_.execute_transfer(manager_.register_layout(src), a,
+                                           manager_.register_layout(dst), b);
         });
         EXPECT_TRUE(failure.names(names)) << failure.message;
         return failure.code;
@@ -78,7 +78,8 @@ TEST_F(Lifetime, V1_V2_BadBlockListsAreRefusedBeforeAnythingMoves) {
 TEST_F(Lifetime, V2_LayoutsOfDifferentShapeAreRefusedNamingBothValues) {
   auto const src = make_plain(StorageKind::System);
   auto const base = [] {
-    return LayoutConfig::builder().num_blocks(8).num_layers(4).page_size(4).inner_dim(12).num_heads(4);
+    return LayoutConfig::builder().num_blocks(8).num_layers(4).page_size(4).inner_dim(12).num_heads(
+        4);
   };
   for (auto const& [config, field] : std::vector<std::pair<LayoutConfig, std::string>>{
            {base().num_layers(5).build(), "num_layers"},
@@ -165,8 +166,8 @@ TEST_F(Lifetime, PreparedTransfersAreSubmittedFromManyThreads) {
     auto const src = make(config, contiguous(KvBlockLayout::OperationalNHD), StorageKind::Pinned);
     auto const dst = make(config, contiguous(KvBlockLayout::UniversalTP), to);
     write(src, 1);
-    auto const prepared = manager_.prepare_transfer(manager_.register_layout(src),
-                                                    manager_.register_layout(dst));
+    auto const prepared =
+        manager_.prepare_transfer(manager_.register_layout(src), manager_.register_layout(dst));
     std::vector<std::thread> threads;
     for (std::size_t t = 0; t < kThreads; ++t) {
       threads.emplace_back([&, t] {
@@ -178,7 +179,9 @@ TEST_F(Lifetime, PreparedTransfersAreSubmittedFromManyThreads) {
         TransferCompleteNotification::aggregate(parts).wait();
       });
     }
-    for (auto& thread : threads) { thread.join(); }
+    for (auto& thread : threads) {
+      thread.join();
+    }
     Image source = image_of(src);
     Image expected = image_of(dst);
     copy_elements(src, source, all(src), dst, expected, all(dst), whole(src));
@@ -215,9 +218,12 @@ TEST(ManagerEnd, N5_PreparedTransfersOutliveItAndRefuse) {
 TEST(ManagerEnd, N5_WaitsForTransfersInFlight) {
   auto const shape = contiguous(KvBlockLayout::OperationalNHD);
   auto manager = std::make_unique<TransferManager>(one_stream_manager().build());
-  auto const src = make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Pinned);
-  auto const dst = make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Device);
-  auto const file = make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Disk);
+  auto const src =
+      make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Pinned);
+  auto const dst =
+      make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Device);
+  auto const file =
+      make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Disk);
   write_all_blocks(src, 1);
   StreamLatch latch(manager->context().acquire_h2d_stream());
   auto const event = manager->context().devices().front()->create_event();
@@ -247,8 +253,10 @@ TEST(ManagerEnd, N5_WaitsForTransfersInFlight) {
 TEST(ManagerEnd, N5_DroppedNotificationsNeitherCancelNorLeak) {
   auto const shape = contiguous(KvBlockLayout::OperationalNHD);
   auto manager = std::make_unique<TransferManager>(one_stream_manager().build());
-  auto const src = make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Pinned);
-  auto const dst = make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Device);
+  auto const src =
+      make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Pinned);
+  auto const dst =
+      make_layout(manager->memory_source(), small_config(4), shape, StorageKind::Device);
   write_all_blocks(src, 1);
   manager->execute_transfer(KvBlocks::of(src, {0, 1}), KvBlocks::of(dst, {2, 3}));
   manager.reset();
@@ -260,7 +268,8 @@ class FileSource {
  public:
   static constexpr char const* kFailureText = "Input/output error";
   FileSource()
-      : manager_(one_stream_manager().disk_io(disk_.io()).build()), pinned_(make(StorageKind::Pinned)),
+      : manager_(one_stream_manager().disk_io(disk_.io()).build()),
+        pinned_(make(StorageKind::Pinned)),
         file_(make(StorageKind::Disk)) {}
 
   TransferCompleteNotification pending() {

@@ -24,7 +24,9 @@ class Options : public TransferTest {
   }
   static std::vector<std::size_t> positions(TransferCompleteNotification const& notification) {
     std::vector<std::size_t> found;
-    for (auto const& block : notification.failed_blocks()) { found.push_back(block.position); }
+    for (auto const& block : notification.failed_blocks()) {
+      found.push_back(block.position);
+    }
     return found;
   }
   device::StreamPtr h2d() { return manager_.context().acquire_h2d_stream(); }
@@ -33,9 +35,11 @@ class Options : public TransferTest {
 
  private:
   explicit Options(std::unique_ptr<GatedDisk> disk)
-      : TransferTest(std::move(
-            small_manager().disk_io(disk->io()).num_streams(1, 1).file_workers(1).staging_bytes(
-                64U << 10U))),
+      : TransferTest(std::move(small_manager()
+                                   .disk_io(disk->io())
+                                   .num_streams(1, 1)
+                                   .file_workers(1)
+                                   .staging_bytes(64U << 10U))),
         disk_(std::move(disk)) {}
 };
 
@@ -99,7 +103,8 @@ class StoppedWhileRunning : public Options {
     write(file, 1);
     write(memory, 2);
     std::uint64_t const offset = 12 * file.geometry().block_stride;
-    disk_->hold([offset](auto const& r) { return r.offset <= offset && offset < r.offset + r.bytes; });
+    disk_->hold(
+        [offset](auto const& r) { return r.offset <= offset && offset < r.offset + r.bytes; });
     std::stop_source stop;
     TransferOptions options;
     if (by_timeout) {
@@ -112,8 +117,8 @@ class StoppedWhileRunning : public Options {
         reading ? move(file, ids, memory, ids, options) : move(memory, ids, file, ids, options);
     std::promise<void> passed;  // later than the deadline, on the same thread
     auto const later = std::chrono::steady_clock::now() + 210ms;
-    auto const timer = manager_.context().event_system()->call_at(
-        later, [&passed] { passed.set_value(); });
+    auto const timer =
+        manager_.context().event_system()->call_at(later, [&passed] { passed.set_value(); });
     disk_->wait_until_held();
     stop.request_stop();
     passed.get_future().wait();
@@ -147,8 +152,13 @@ TEST_F(StoppedWhileRunning, N5_ByTokenWhileWriting) { expect_stopped(false, fals
 TEST_F(StoppedWhileRunning, N5_StreamCopiesEndBetweenTwoBatches) {
   // 3 batches of 32 MiB, with a token used at some moment: all, a part in order, or nothing.
   auto const config = LayoutConfig::builder()
-                          .num_blocks(24).num_layers(1).outer_dim(1).page_size(1)
-                          .inner_dim(4U << 20U).dtype_width_bytes(1).build();
+                          .num_blocks(24)
+                          .num_layers(1)
+                          .outer_dim(1)
+                          .page_size(1)
+                          .inner_dim(4U << 20U)
+                          .dtype_width_bytes(1)
+                          .build();
   auto const unknown = contiguous(KvBlockLayout::Unknown);
   auto const src = make(config, unknown, StorageKind::Pinned);
   auto const dst = make(config, unknown, StorageKind::Device);
@@ -160,9 +170,8 @@ TEST_F(StoppedWhileRunning, N5_StreamCopiesEndBetweenTwoBatches) {
   auto const stream = h2d();
   auto const started = std::make_shared<std::promise<void>>();
   stream->enqueue([started] { started->set_value(); });
-  auto const notification =
-      move(src, all(src), dst, all(dst),
-           TransferOptions::builder().cancellation(stop.get_token()).build());
+  auto const notification = move(src, all(src), dst, all(dst),
+                                 TransferOptions::builder().cancellation(stop.get_token()).build());
   started->get_future().wait();
   stop.request_stop();
   auto const failure = failure_of_call([&] { notification.wait(); });
@@ -300,7 +309,9 @@ TEST_F(Options, O2_HigherPriorityGoesFirstThroughTheFileWorkers) {
   auto const high = move(src, {2}, file, {4}, with_priority(5));
   static_cast<void>(disk_->take_seen());
   disk_->open();
-  for (auto const& notification : {first, low, high, also_low}) { notification.wait(); }
+  for (auto const& notification : {first, low, high, also_low}) {
+    notification.wait();
+  }
   std::vector<std::uint64_t> order;
   for (auto const& request : disk_->take_seen()) {
     order.push_back(request.offset / file.geometry().block_stride);
@@ -318,8 +329,8 @@ TEST_F(Options, O2_SparingTheCpuOrTheGpuMovesTheSameAndIsExplained) {
         write(dst, 2);
         auto const options = TransferOptions::builder().spare(spare).build();
         check_move(src, {0, 7}, dst, {2, 3}, whole(src), options);
-        auto const explained = manager_.explain_transfer(KvBlocks::of(src, {0}),
-                                                         KvBlocks::of(dst, {1}), options);
+        auto const explained =
+            manager_.explain_transfer(KvBlocks::of(src, {0}), KvBlocks::of(dst, {1}), options);
         EXPECT_NE(explained.to_string().find("spare"), std::string::npos) << explained.to_string();
       }
     }
@@ -342,13 +353,14 @@ TEST_F(Options, O2_HeadRangesReshardTensorParallelRanks) {
       std::uint64_t const to_heads = heads / to_ranks;
       std::vector<PhysicalLayout> sources;
       for (std::uint64_t rank = 0; rank < from_ranks; ++rank) {
-        sources.push_back(make(small_config(3, 2, from_heads),
-                               contiguous(KvBlockLayout::UniversalTP), from));
+        sources.push_back(
+            make(small_config(3, 2, from_heads), contiguous(KvBlockLayout::UniversalTP), from));
         write(sources.back(), 10 + rank);
       }
       for (std::uint64_t rank = 0; rank < to_ranks; ++rank) {
-        auto const dst = make(small_config(3, 2, to_heads),
-                              layer_wise(BlockDimension::Second, KvBlockLayout::OperationalNHD), to);
+        auto const dst =
+            make(small_config(3, 2, to_heads),
+                 layer_wise(BlockDimension::Second, KvBlockLayout::OperationalNHD), to);
         write(dst, 99);
         std::uint64_t const step = std::min(from_heads, to_heads);
         for (std::uint64_t head = 0; head < to_heads; head += step) {

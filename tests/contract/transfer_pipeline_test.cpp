@@ -36,9 +36,8 @@ TEST_F(CallerStream, P11_N1_ReturnsAtOnceAndTheDataIsThereAfterSynchronize) {
 
       StreamLatch latch(manager_.context().acquire_d2d_stream());
       auto const pending = manager_.context().event_system()->num_pending();
-      auto const notification =
-          move(src, {0, 1}, dst, {2, 3},
-               TransferOptions::builder().cuda_stream(latch.stream()).build());
+      auto const notification = move(
+          src, {0, 1}, dst, {2, 3}, TransferOptions::builder().cuda_stream(latch.stream()).build());
       EXPECT_TRUE(notification.is_ready());
       EXPECT_FALSE(notification.could_yield());
       EXPECT_EQ(manager_.context().event_system()->num_pending(), pending) << "no event is made";
@@ -81,10 +80,7 @@ TEST_F(CallerStream, P11_O2_IsRefusedWithFilesTimeoutsAndForeignOptions) {
   std::stop_source const source;
   for (auto const& bad :
        {TransferOptions::builder().cuda_stream(stream).timeout(std::chrono::seconds(1)).build(),
-        TransferOptions::builder()
-            .cuda_stream(stream)
-            .cancellation(source.get_token())
-            .build()}) {
+        TransferOptions::builder().cuda_stream(stream).cancellation(source.get_token()).build()}) {
     EXPECT_EQ(failure_of_call([&] { return move(pinned, {0}, device, {1}, bad); }).code,
               ErrorCode::Unsupported);
   }
@@ -103,20 +99,22 @@ class Bounce : public TransferTest {
                 StorageKind::Disk);
   }
   PhysicalLayout make_memory() {
-    return make(small_config(kBlocks), layer_wise(BlockDimension::First,
-                                                  KvBlockLayout::OperationalNHD),
+    return make(small_config(kBlocks),
+                layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD),
                 StorageKind::Device);
   }
   /// Like the file (then it is its staging) or in another format (then a station of its own).
   PhysicalLayout make_bounce(bool like_file) {
-    return make(small_config(10), contiguous(like_file ? KvBlockLayout::OperationalHND
-                                                       : KvBlockLayout::UniversalTP),
+    return make(small_config(10),
+                contiguous(like_file ? KvBlockLayout::OperationalHND : KvBlockLayout::UniversalTP),
                 StorageKind::Pinned);
   }
 
   [[nodiscard]] static std::vector<BlockId> even_blocks() {
     std::vector<BlockId> ids;
-    for (BlockId i = 0; i < kBlocks; ++i) { ids.push_back(2 * i); }
+    for (BlockId i = 0; i < kBlocks; ++i) {
+      ids.push_back(2 * i);
+    }
     return ids;
   }
   /// Requests of `op` for the file's block of one of these positions.
@@ -124,8 +122,8 @@ class Bounce : public TransferTest {
                                          std::vector<std::size_t> positions) {
     std::uint64_t const stride = file.geometry().block_stride;
     return [=](memory::DiskRequest const& request) {
-      return request.op == op && std::ranges::find(positions, request.offset / stride / 2) !=
-                                     positions.end();
+      return request.op == op &&
+             std::ranges::find(positions, request.offset / stride / 2) != positions.end();
     };
   }
 
@@ -172,8 +170,7 @@ TEST_F(Bounce, P13_AnyNumberOfBounceBlocksMovesEverythingInBothDirections) {
         write(memory, 2);
         write(bounce, 3);
         TransferOptions options;
-        options.bounce_buffer =
-            BounceBuffer::from_handle(manager_.register_layout(bounce), ids);
+        options.bounce_buffer = BounceBuffer::from_handle(manager_.register_layout(bounce), ids);
         auto file_ids = even_blocks();
         auto memory_ids = first_blocks(kBlocks);
         file_ids.resize(count);
@@ -196,8 +193,8 @@ TEST_F(Bounce, P13_OneBlockWithEightBounceBlocks) {
   write(file, 1);
   write(memory, 2);
   TransferOptions options;
-  options.bounce_buffer = BounceBuffer::from_handle(manager_.register_layout(bounce),
-                                                    {0, 1, 2, 3, 4, 5, 6, 7});
+  options.bounce_buffer =
+      BounceBuffer::from_handle(manager_.register_layout(bounce), {0, 1, 2, 3, 4, 5, 6, 7});
   check_move(file, {5}, memory, {2}, whole(file), options);
   check_move(memory, {1}, file, {3}, whole(file), options);
 }
@@ -209,8 +206,7 @@ TEST_F(Bounce, P13_TwoTransfersOverOneBounceBufferTakeTurns) {
   auto const bounce = make_bounce(true);
   write(file, 1);
   TransferOptions options;
-  options.bounce_buffer =
-      BounceBuffer::from_handle(manager_.register_layout(bounce), {0, 1, 2});
+  options.bounce_buffer = BounceBuffer::from_handle(manager_.register_layout(bounce), {0, 1, 2});
   auto other = options;
   other.bounce_buffer->block_ids = {2, 3};  // one block in common
   std::vector<BlockId> const odd{1, 3, 5, 7, 9, 11, 13};
@@ -284,17 +280,19 @@ TEST_F(Bounce, V2_BounceBlocksThatAreAlsoMovedAreRefused) {
     return options;
   };
   auto const before = snapshot(memory);
-  auto const failure =
-      failure_of_call([&] { return move(memory, {0, 1, 2, 3}, file, {0, 2, 4, 6}, with_ids({2, 5})); });
+  auto const failure = failure_of_call(
+      [&] { return move(memory, {0, 1, 2, 3}, file, {0, 2, 4, 6}, with_ids({2, 5})); });
   EXPECT_EQ(failure.code, ErrorCode::InvalidArgument);
   EXPECT_TRUE(failure.names("bounce")) << failure.message;
   EXPECT_EQ(snapshot(memory), before);
   move(memory, {0, 1, 2, 3}, file, {0, 2, 4, 6}, with_ids({4, 5})).wait();
-  EXPECT_EQ(failure_of_call([&] { return move(file, {0, 2}, memory, {5, 6}, with_ids({4, 5})); })
-                .code,
-            ErrorCode::InvalidArgument);
+  EXPECT_EQ(
+      failure_of_call([&] { return move(file, {0, 2}, memory, {5, 6}, with_ids({4, 5})); }).code,
+      ErrorCode::InvalidArgument);
   move(file, {0, 2, 4, 6}, memory, {0, 1, 2, 3}, with_ids({4, 5})).wait();
-  for (BlockId id = 0; id < 4; ++id) { EXPECT_EQ(count_differences(memory, id, 2, id), 0U); }
+  for (BlockId id = 0; id < 4; ++id) {
+    EXPECT_EQ(count_differences(memory, id, 2, id), 0U);
+  }
 }
 
 class ManyTransfers : public TransferTest {};
@@ -329,15 +327,23 @@ TEST_F(ManyTransfers, P14_AThousandOutstandingFromSixteenThreadsAllComplete) {
       }
     });
   }
-  for (auto& thread : threads) { thread.join(); }
-  for (auto const& notification : outstanding) { EXPECT_FALSE(notification.is_ready()); }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  for (auto const& notification : outstanding) {
+    EXPECT_FALSE(notification.is_ready());
+  }
   EXPECT_GE(context.event_system()->num_pending(), kTransfers);
 
   std::mt19937 random(1);
   std::ranges::shuffle(latches, random);
   std::ranges::shuffle(outstanding, random);
-  for (auto& latch : latches) { latch->open(); }
-  for (auto const& notification : outstanding) { notification.wait(); }
+  for (auto& latch : latches) {
+    latch->open();
+  }
+  for (auto const& notification : outstanding) {
+    notification.wait();
+  }
   TransferCompleteNotification::aggregate(files).wait();
   auto const read_back = like_in_memory(src);
   std::vector<BlockId> written;

@@ -42,9 +42,9 @@ TEST_F(Corner, P13_BounceBuffersOfEveryShapeStorageAndHeadCount) {
                        ", " + std::string(memory::to_string(from)) + " -> " +
                        std::string(memory::to_string(to)) + (some_heads ? ", some heads" : ""));
           auto const src = make(small_config(7), contiguous(KvBlockLayout::UniversalPP), from);
-          auto const dst = make(small_config(7, 2, some_heads ? 2 : 4),
-                                layer_wise(BlockDimension::Second, KvBlockLayout::OperationalHND),
-                                to);
+          auto const dst =
+              make(small_config(7, 2, some_heads ? 2 : 4),
+                   layer_wise(BlockDimension::Second, KvBlockLayout::OperationalHND), to);
           // It may have the heads of either side.
           bool const like_dst = some_heads && storage == StorageKind::Pinned;
           auto const bounce = make(small_config(3, 2, like_dst ? 2 : 4), shape, storage);
@@ -99,12 +99,11 @@ TEST_F(Corner, N5_StopsThatRaceWithTheWorkEndItOnceAndTruly) {
     auto const dst = make(small_config(64), contiguous(KvBlockLayout::UniversalTP), to);
     for (int i = 0; i < 100; ++i) {
       std::stop_source stop;
-      auto const notification =
-          move(src, all(src), dst, all(dst),
-               TransferOptions::builder()
-                   .timeout(std::chrono::microseconds(1 + 7 * i))
-                   .cancellation(stop.get_token())
-                   .build());
+      auto const notification = move(src, all(src), dst, all(dst),
+                                     TransferOptions::builder()
+                                         .timeout(std::chrono::microseconds(1 + 7 * i))
+                                         .cancellation(stop.get_token())
+                                         .build());
       std::thread stopper([&stop] { stop.request_stop(); });
       auto const failure = failure_of_call([&] { notification.wait(); });
       stopper.join();
@@ -124,8 +123,7 @@ TEST_F(Corner, N5_ManagersMayEndWhileOthersSubmit) {
     auto manager = std::make_unique<TransferManager>(small_manager().build());
     auto const make_in = [&manager](StorageKind storage) {
       return manager->register_layout(make_layout(manager->memory_source(), small_config(8),
-                                                  contiguous(KvBlockLayout::UniversalTP),
-                                                  storage));
+                                                  contiguous(KvBlockLayout::UniversalTP), storage));
     };
     auto const prepared = manager->prepare_transfer(
         make_in(StorageKind::Pinned),
@@ -134,8 +132,10 @@ TEST_F(Corner, N5_ManagersMayEndWhileOthersSubmit) {
     for (BlockId id = 0; id < 4; ++id) {
       threads.emplace_back([prepared, id] {
         for (int i = 0; i < 1000; ++i) {
-          auto const failure =
-              failure_of_call([&] { prepared.submit({&id, 1}, {&id, 1}).wait(); return 0; });
+          auto const failure = failure_of_call([&] {
+            prepared.submit({&id, 1}, {&id, 1}).wait();
+            return 0;
+          });
           if (failure.code) {
             EXPECT_EQ(failure.code, ErrorCode::ShuttingDown) << failure.message;
             return;
@@ -144,13 +144,15 @@ TEST_F(Corner, N5_ManagersMayEndWhileOthersSubmit) {
       });
     }
     manager.reset();
-    for (auto& thread : threads) { thread.join(); }
+    for (auto& thread : threads) {
+      thread.join();
+    }
   }
 }
 
 TEST_F(Corner, N5_ACallbackMayDropTheManager) {
-  auto manager = std::make_shared<TransferManager>(
-      std::move(small_manager().num_streams(1, 1)).build());
+  auto manager =
+      std::make_shared<TransferManager>(std::move(small_manager().num_streams(1, 1)).build());
   auto const make_in = [&manager](StorageKind storage) {
     return make_layout(manager->memory_source(), small_config(2),
                        contiguous(KvBlockLayout::UniversalTP), storage);

@@ -24,7 +24,9 @@ class Child {
   explicit Child(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), KVBM_TIER_PROCESS);
     std::vector<char*> pointers;
-    for (auto& argument : arguments) { pointers.push_back(argument.data()); }
+    for (auto& argument : arguments) {
+      pointers.push_back(argument.data());
+    }
     pointers.push_back(nullptr);
     std::array<int, 2> ends{};
     if (pipe2(ends.data(), O_CLOEXEC) != 0) { throw std::runtime_error("pipe2"); }
@@ -125,11 +127,13 @@ TEST_P(TierProcess, KilledWhileOffloadingLeavesEveryBlockOldNewOrReported) {
     auto manager = small_manager().build();
     auto const tier = PhysicalLayout::open_disk(manager.memory_source(), path());
     auto const cache = make_cache(manager);
-    auto const reading = move_blocks(manager, tier, first_blocks(kTierBlocks), cache,
-                                     first_blocks(kTierBlocks));
+    auto const reading =
+        move_blocks(manager, tier, first_blocks(kTierBlocks), cache, first_blocks(kTierBlocks));
     static_cast<void>(failure_of_call([&] { reading.wait(); }));
     std::vector<std::exception_ptr> failed(kTierBlocks);
-    for (auto const& block : reading.failed_blocks()) { failed[block.position] = block.error; }
+    for (auto const& block : reading.failed_blocks()) {
+      failed[block.position] = block.error;
+    }
     // The transfer that was not reported done may have gone any way; one more may have begun
     // before its report.
     for (BlockId id = 0; id < kTierBlocks; ++id) {
@@ -153,8 +157,12 @@ TEST_P(TierProcess, KilledWhileOffloadingLeavesEveryBlockOldNewOrReported) {
     move_blocks(manager, cache, ids, tier, ids).wait();
     auto const back = make_cache(manager);
     move_blocks(manager, tier, ids, back, ids).wait();
-    for (BlockId const id : ids) { EXPECT_EQ(count_differences(back, id, 77, id), 0U); }
-    for (auto const& name : folder_.list()) { std::filesystem::remove(folder_ / name); }
+    for (BlockId const id : ids) {
+      EXPECT_EQ(count_differences(back, id, 77, id), 0U);
+    }
+    for (auto const& name : folder_.list()) {
+      std::filesystem::remove(folder_ / name);
+    }
   }
 }
 

@@ -83,7 +83,9 @@ TEST_F(DiskTier, ReopensWithItsShapeAndContent) {
       EXPECT_EQ(tier.config().num_blocks(), kTierBlocks);
       expect_read(tier, 5, {}, {});
     }
-    for (auto const& name : folder_.list()) { std::filesystem::remove(folder_ / name); }
+    for (auto const& name : folder_.list()) {
+      std::filesystem::remove(folder_ / name);
+    }
   }
 }
 
@@ -139,20 +141,21 @@ TEST_F(DiskTier, TwoManagersCannotWriteOneFileButCanReadIt) {
   auto other = small_manager().build();
   {
     auto const tier = open();
-    auto const failure = failure_of_call(
-        [&] { return PhysicalLayout::open_disk(other.memory_source(), path()); });
+    auto const failure =
+        failure_of_call([&] { return PhysicalLayout::open_disk(other.memory_source(), path()); });
     EXPECT_EQ(failure.code, ErrorCode::Busy);
     EXPECT_TRUE(failure.names(path().string())) << failure.message;
   }
   auto const mine = open(OpenMode::ReadOnly);
-  auto const theirs =
-      PhysicalLayout::open_disk(other.memory_source(), path(), OpenMode::ReadOnly);
+  auto const theirs = PhysicalLayout::open_disk(other.memory_source(), path(), OpenMode::ReadOnly);
   expect_read(mine, 5, {}, {});
   auto const cache = make_cache(other);
   move_blocks(other, theirs, ids_, cache, ids_).wait();
   EXPECT_EQ(count_differences(cache, 3, 5, 3), 0U);
-  EXPECT_EQ(failure_of_call([&] { move_blocks(other, cache, {0}, theirs, {0}).wait(); return 0; })
-                .code,
+  EXPECT_EQ(failure_of_call([&] {
+              move_blocks(other, cache, {0}, theirs, {0}).wait();
+              return 0;
+            }).code,
             ErrorCode::InvalidArgument);
 }
 
@@ -180,10 +183,14 @@ TEST_F(DiskTier, PartialWritesFromManyTransfersDoNotLoseUpdates) {
             }
           });
         }
-        for (auto& thread : threads) { thread.join(); }
+        for (auto& thread : threads) {
+          thread.join();
+        }
         expect_read(tier, 9, {}, {});
       }
-      for (auto const& name : folder_.list()) { std::filesystem::remove(folder_ / name); }
+      for (auto const& name : folder_.list()) {
+        std::filesystem::remove(folder_ / name);
+      }
     }
   }
 }
@@ -195,7 +202,9 @@ TEST_F(DiskTier, FullAndFailingDisksCostExactlyTheirBlocks) {
   auto const cache = make_cache(manager_);
   write_all_blocks(cache, 6);
   std::vector<BlockId> even;
-  for (BlockId id = 0; id < kTierBlocks; id += 2) { even.push_back(id); }
+  for (BlockId id = 0; id < kTierBlocks; id += 2) {
+    even.push_back(id);
+  }
   for (int const error : {ENOSPC, EIO}) {
     disk_.fail(error, [stride](auto const& request) {
       return request.op == memory::DiskRequest::Op::Write &&

@@ -24,8 +24,8 @@ inline LayoutConfig tier_config(std::uint64_t num_blocks) {
 inline constexpr std::uint64_t kTierBlocks = 24;
 
 /// A file of blocks; what is moved into and out of it lies in device memory in another format.
-inline PhysicalLayout create_tier(TransferManager const& manager,
-                                  std::filesystem::path const& path, LayoutShape const& shape) {
+inline PhysicalLayout create_tier(TransferManager const& manager, std::filesystem::path const& path,
+                                  LayoutShape const& shape) {
   auto const start = manager.layout_builder().config(tier_config(kTierBlocks));
   return shape.kind == layout::LayoutKind::FullyContiguous
              ? start.fully_contiguous(shape.format).allocate_disk(path).build()
@@ -38,8 +38,7 @@ inline PhysicalLayout make_cache(TransferManager const& manager) {
                      StorageKind::Device);
 }
 
-inline TransferCompleteNotification move_blocks(TransferManager& manager,
-                                                PhysicalLayout const& src,
+inline TransferCompleteNotification move_blocks(TransferManager& manager, PhysicalLayout const& src,
                                                 std::vector<BlockId> const& src_ids,
                                                 PhysicalLayout const& dst,
                                                 std::vector<BlockId> const& dst_ids,

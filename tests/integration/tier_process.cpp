@@ -23,7 +23,9 @@ int check(TransferManager& manager, PhysicalLayout const& tier, std::uint64_t se
   auto const ids = first_blocks(kTierBlocks);
   move_blocks(manager, tier, ids, cache, ids).wait();
   std::uint64_t differences = 0;
-  for (BlockId const id : ids) { differences += count_differences(cache, id, seed, id); }
+  for (BlockId const id : ids) {
+    differences += count_differences(cache, id, seed, id);
+  }
   return differences == 0 ? 0 : 4;
 }
 

@@ -105,9 +105,9 @@ TEST_F(Integrity, FillsAreTheSameTensorEverywhereAndLeaveOtherBlocksAndPaddingAl
 TEST_F(Integrity, TransfersKeepChecksumsAndOneChangedByteShows) {
   auto const src = manager_.register_layout(
       make(small_config(4), contiguous(KvBlockLayout::UniversalTP), StorageKind::Device));
-  auto const layout = make(small_config(4), layer_wise(BlockDimension::Second,
-                                                       KvBlockLayout::OperationalNHD),
-                           StorageKind::Pinned);
+  auto const layout =
+      make(small_config(4), layer_wise(BlockDimension::Second, KvBlockLayout::OperationalNHD),
+           StorageKind::Pinned);
   auto const dst = manager_.register_layout(layout);
   manager_.fill_blocks(src, first_blocks(4), {});
   manager_.execute_transfer(src, first_blocks(4), dst, first_blocks(4)).wait();
@@ -115,7 +115,9 @@ TEST_F(Integrity, TransfersKeepChecksumsAndOneChangedByteShows) {
   EXPECT_EQ(manager_.block_checksums(dst, first_blocks(4)), sums);
   *element_address(layout, 2, {3, 1, 3, 3, 2}) ^= std::byte{1};
   auto const changed = manager_.block_checksums(dst, first_blocks(4));
-  for (std::size_t i = 0; i < 4; ++i) { EXPECT_EQ(changed[i] == sums[i], i != 2); }
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(changed[i] == sums[i], i != 2);
+  }
 }
 
 TEST_F(Integrity, BlocksBeyondTheLayoutAndBlocksNeverWrittenAreErrors) {
@@ -126,7 +128,11 @@ TEST_F(Integrity, BlocksBeyondTheLayoutAndBlocksNeverWrittenAreErrors) {
     auto const code = [&](auto const& call) { return failure_of_call(call).code; };
     EXPECT_EQ(code([&] { return manager_.block_checksums(handle, bad); }), ErrorCode::OutOfRange);
     EXPECT_EQ(code([&] { return manager_.layer_checksums(handle, bad); }), ErrorCode::OutOfRange);
-    EXPECT_EQ(code([&] { manager_.fill_blocks(handle, bad, {}); return 0; }), ErrorCode::OutOfRange);
+    EXPECT_EQ(code([&] {
+                manager_.fill_blocks(handle, bad, {});
+                return 0;
+              }),
+              ErrorCode::OutOfRange);
     EXPECT_TRUE(manager_.block_checksums(handle, {}).empty());
     if (storage == StorageKind::Disk) {
       EXPECT_EQ(code([&] { return manager_.block_checksums(handle, first_blocks(1)); }),

@@ -50,7 +50,10 @@ TEST_F(Manager, M2_HandlesWithReservedBitsAreRefused) {
   auto const strange = LayoutHandle::from_bits(bits);
   EXPECT_EQ(strange.to_bits(), bits);
   EXPECT_EQ(failure_of_call([&] { return manager_.layout(strange); }).code, ErrorCode::NotFound);
-  EXPECT_EQ(failure_of_call([&] { manager_.unregister_layout(strange); return 0; }).code,
+  EXPECT_EQ(failure_of_call([&] {
+              manager_.unregister_layout(strange);
+              return 0;
+            }).code,
             ErrorCode::NotFound);
 }
 
@@ -81,8 +84,8 @@ TEST_F(Manager, M3_BadHandlesAreNamedByTheirRole) {
     expect("destination", [&] { return manager_.execute_transfer(mine, zero_, bad, one_); });
     expect("source", [&] { return manager_.explain_transfer(bad, zero_, mine, one_); });
     expect("bounce", [&] {
-      return manager_.execute_transfer(mine, zero_, second, one_,
-                                       TransferOptions::builder().bounce_buffer({bad, {0}}).build());
+      return manager_.execute_transfer(
+          mine, zero_, second, one_, TransferOptions::builder().bounce_buffer({bad, {0}}).build());
     });
     EXPECT_EQ(failure_of_call([&] { return manager_.blocks(bad, {0}); }).code, ErrorCode::NotFound);
     EXPECT_EQ(failure_of_call([&] { return manager_.block_checksums(bad, zero_); }).code,
@@ -92,7 +95,9 @@ TEST_F(Manager, M3_BadHandlesAreNamedByTheirRole) {
 
 TEST_F(Manager, M4_TheLayoutAfter65536IsRefusedAndIdsComeAgainOnlyAfterAllOthers) {
   auto const layout = plain();
-  for (std::uint32_t i = 0; i < 100; ++i) { manager_.register_layout(layout); }
+  for (std::uint32_t i = 0; i < 100; ++i) {
+    manager_.register_layout(layout);
+  }
   LayoutHandle const fifth(manager_.worker_id(), 5);
   manager_.unregister_layout(fifth);
   EXPECT_EQ(manager_.register_layout(layout).layout_id(), 100) << "5 has to wait for its turn";
@@ -127,7 +132,10 @@ TEST_F(Manager, M4_UnregisteringWhatATransferUsesIsBusyUntilItEnds) {
   auto const notification = manager_.execute_transfer(
       src, zero_, dst, one_, TransferOptions::builder().wait_for(event).build());
   for (auto const handle : {src, dst}) {
-    auto const failure = failure_of_call([&] { manager_.unregister_layout(handle); return 0; });
+    auto const failure = failure_of_call([&] {
+      manager_.unregister_layout(handle);
+      return 0;
+    });
     EXPECT_EQ(failure.code, ErrorCode::Busy);
     EXPECT_TRUE(failure.names(to_string(handle))) << failure.message;
   }
@@ -150,9 +158,10 @@ TEST_F(Manager, L11_KvBlocksMoveWhetherTheirLayoutIsRegisteredOrNot) {
             ErrorCode::OutOfRange);
   auto const stale = manager_.blocks(handle, {0});
   manager_.unregister_layout(handle);
-  EXPECT_EQ(
-      failure_of_call([&] { return manager_.execute_transfer(stale, KvBlocks::of(dst, {0})); }).code,
-      ErrorCode::NotFound);
+  EXPECT_EQ(failure_of_call([&] {
+              return manager_.execute_transfer(stale, KvBlocks::of(dst, {0}));
+            }).code,
+            ErrorCode::NotFound);
 }
 
 TEST_F(Manager, L11_KvBlocksOverridesAreUsedInTheTransfer) {
@@ -164,16 +173,18 @@ TEST_F(Manager, L11_KvBlocksOverridesAreUsedInTheTransfer) {
   Image expected = image_of(dst);
   copy_elements(read, source, {0}, dst, expected, {1}, whole(dst));
   manager_
-      .execute_transfer(manager_.blocks(manager_.register_layout(src), {0},
-                                        KvBlockLayout::UniversalTP),
-                        KvBlocks::of(dst, {1}))
+      .execute_transfer(
+          manager_.blocks(manager_.register_layout(src), {0}, KvBlockLayout::UniversalTP),
+          KvBlocks::of(dst, {1}))
       .wait();
   EXPECT_EQ(image_of(dst), expected);
 }
 
 TEST(ManagerBuilder, WorkerIdsAreNeverZeroAndDifferBetweenManagers) {
   std::set<std::uint64_t> ids{0};
-  for (int i = 0; i < 5; ++i) { ids.insert(small_manager().build().worker_id()); }
+  for (int i = 0; i < 5; ++i) {
+    ids.insert(small_manager().build().worker_id());
+  }
   EXPECT_EQ(ids.size(), 6U);
 }
 
@@ -260,9 +271,9 @@ TEST_F(Manager, S1_ExplainNamesTheStrategyOfEveryPairAndMovesNothing) {
       write(src, 1);
       write(dst, 2);
       auto const before = image_of(dst);
-      auto const explained = manager_.explain_transfer(
-          manager_.register_layout(src), first_blocks(2), manager_.register_layout(dst),
-          std::vector<BlockId>{2, 3});
+      auto const explained =
+          manager_.explain_transfer(manager_.register_layout(src), first_blocks(2),
+                                    manager_.register_layout(dst), std::vector<BlockId>{2, 3});
       EXPECT_EQ(image_of(dst), before);
       bool const file = from == StorageKind::Disk || to == StorageKind::Disk;
       bool const device = from == StorageKind::Device || to == StorageKind::Device;
