@@ -62,7 +62,7 @@ std::shared_ptr<LayoutDraft> with_kind(std::shared_ptr<LayoutDraft> const& draft
   return changed(draft, [&](LayoutDraft& copy) {
     copy.kind = kind;
     copy.dimension = dimension;
-    copy.format = std::move(format);
+    copy.format = format;
   });
 }
 

@@ -49,6 +49,7 @@ LayoutDescriptor describe(LayoutSpec const& spec) {
 
 std::vector<Region> regions_of(LayoutSpec const& spec, std::shared_ptr<BlockFile> const& file) {
   std::vector<Region> regions;
+  regions.reserve(spec.num_regions());
   for (std::uint32_t i = 0; i < spec.num_regions(); ++i) {
     regions.push_back(
         Region::of_file(file, i, group_of(spec, i).file_offset, spec.geometry.region_bytes));

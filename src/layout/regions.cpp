@@ -102,6 +102,7 @@ std::vector<Region> allocate_regions(LayoutSpec const& spec, MemorySource& sourc
   request.alignment = std::max(memory::kRegionAlignment, spec.config.alignment());
   request.device_id = device_id;
   std::vector<Region> regions;
+  regions.reserve(spec.num_regions());
   for (std::uint64_t i = 0; i < spec.num_regions(); ++i) {
     regions.push_back(source.allocate(request));
   }
