@@ -18,7 +18,7 @@ using namespace kvbm;
 
 /// A coroutine whose end can be waited for from ordinary code.
 struct Job {
-  struct promise_type {
+  struct promise_type {  // NOLINT(readability-identifier-naming): the language asks for this name
     std::promise<void> ended;
     Job get_return_object() { return {ended.get_future()}; }
     std::suspend_never initial_suspend() noexcept { return {}; }

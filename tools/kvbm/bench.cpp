@@ -135,7 +135,7 @@ int run(BenchOptions const& options) {
   options.output.table(table);
   options.output.result(
       {{"threads", manager.context().copy_engine().num_threads()}, {"cases", table.to_json()}});
-  return kOk;
+  return ExitOk;
 }
 
 }  // namespace

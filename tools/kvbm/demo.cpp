@@ -101,7 +101,7 @@ nlohmann::json onboard_in_new_process(DemoPlan const& plan) {
   add("--width", shape.width);
   if (plan.corrupt) { arguments.emplace_back("--corrupt"); }
   auto const result = run_process(arguments);
-  KVBM_EXPECTS(result.exit_code == kOk, Internal,
+  KVBM_EXPECTS(result.exit_code == ExitOk, Internal,
                fmt::format("the onboarding process ended with exit code {}; its message is above",
                            result.exit_code));
   return nlohmann::json::parse(result.output);
@@ -219,7 +219,7 @@ int run(DemoOptions& options) {
                          {"failed", onboarded.at("failed")},
                          {"tp", onboarded.value("tp", nlohmann::json())},
                          {"ok", verdict.good()}});
-  return verdict.good() ? kOk : kFinding;
+  return verdict.good() ? ExitOk : ExitFinding;
 }
 
 }  // namespace

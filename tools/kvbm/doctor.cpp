@@ -57,8 +57,8 @@ int run(DoctorOptions const& options) {
                     {"advice", check.advice}});
   }
   options.output.result({{"checks", list}, {"warnings", warnings}, {"failures", fails}});
-  if (fails > 0) { return kFail; }
-  return options.strict && warnings > 0 ? kFinding : kOk;
+  if (fails > 0) { return ExitFail; }
+  return options.strict && warnings > 0 ? ExitFinding : ExitOk;
 }
 
 }  // namespace

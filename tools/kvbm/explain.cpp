@@ -121,7 +121,7 @@ int run(ExplainOptions const& flags) {
   json["src"] = manager.layout(src).to_string();
   json["dst"] = manager.layout(dst).to_string();
   flags.output.result(json);
-  return kOk;
+  return ExitOk;
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ int run(FiguresOptions& options) {
     json[figure.name] = table.to_json();
   }
   options.output.result(json);
-  return kOk;
+  return ExitOk;
 }
 
 }  // namespace

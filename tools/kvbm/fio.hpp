@@ -17,8 +17,8 @@ struct FioJob {
   bool direct = true;
   std::uint64_t block_bytes = 0;  ///< multiple of 4096
   std::uint64_t blocks = 0;
-  unsigned depth = 64;   ///< requests in flight (io_uring)
-  unsigned threads = 8;  ///< threads with one request each (psync)
+  unsigned depth = 64;        ///< requests in flight (io_uring)
+  unsigned threads = 8;       ///< threads with one request each (psync)
   bool fixed_buffers = true;  ///< registered with the kernel (io_uring), where it allows
   std::filesystem::path file;
 };

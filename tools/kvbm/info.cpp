@@ -170,7 +170,7 @@ int run(InfoOptions const& options) {
   auto json = facts.json();
   if (options.measure) { json["limits"] = measure_limits(options, manager, folder); }
   options.output.result(json);
-  return kOk;
+  return ExitOk;
 }
 
 }  // namespace

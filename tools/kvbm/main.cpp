@@ -33,9 +33,9 @@ ExitCode exit_code_of(kvbm::ErrorCode code) {
   switch (code) {
     case kvbm::ErrorCode::InvalidArgument:
     case kvbm::ErrorCode::OutOfRange:
-    case kvbm::ErrorCode::Overflow: return kUsage;
-    case kvbm::ErrorCode::Corrupt: return kFinding;
-    default: return kError;
+    case kvbm::ErrorCode::Overflow: return ExitUsage;
+    case kvbm::ErrorCode::Corrupt: return ExitFinding;
+    default: return ExitError;
   }
 }
 
@@ -63,7 +63,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (CLI::ParseError const& error) {
     if (error.get_exit_code() == 0) { return app.exit(error); }  // --help, --version
-    return fail(kUsage,
+    return fail(ExitUsage,
                 fmt::format("{}; `kvbm --help` and `kvbm COMMAND --help` list what there is",
                             error.what()));
   }
@@ -78,6 +78,7 @@ int main(int argc, char** argv) {
   } catch (kvbm::Error const& error) {
     return fail(exit_code_of(error.code()), error.what());
   } catch (std::bad_alloc const&) {
-    return fail(kError, "out of memory; ask for fewer blocks (--blocks) or a smaller --workload");
-  } catch (std::exception const& error) { return fail(kError, error.what()); }
+    return fail(ExitError,
+                "out of memory; ask for fewer blocks (--blocks) or a smaller --workload");
+  } catch (std::exception const& error) { return fail(ExitError, error.what()); }
 }

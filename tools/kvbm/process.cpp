@@ -20,6 +20,7 @@ ProcessResult run_process(std::vector<std::string> const& arguments) {
   std::array<int, 2> ends{};
   KVBM_EXPECTS(::pipe(ends.data()) == 0, Io, "pipe: " + describe_errno(errno));
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (auto const& argument : arguments) {
     argv.push_back(const_cast<char*>(argument.c_str()));
   }
@@ -60,7 +61,9 @@ bool has_program(std::string const& name) {
   char const* const path = std::getenv("PATH");
   std::istringstream folders(path != nullptr ? path : "");
   for (std::string folder; std::getline(folders, folder, ':');) {
-    if (::access((folder + "/" + name).c_str(), X_OK) == 0) { return true; }
+    folder += '/';
+    folder += name;
+    if (::access(folder.c_str(), X_OK) == 0) { return true; }
   }
   return false;
 }

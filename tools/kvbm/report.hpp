@@ -16,10 +16,9 @@ struct Cell {
   std::string text;
   nlohmann::json value;
 
-  Cell(std::string text_, nlohmann::json value_)
-      : text(std::move(text_)), value(std::move(value_)) {}
-  Cell(std::string text_) : text(text_), value(std::move(text_)) {}  // NOLINT: a text is a cell
-  Cell(char const* text_) : Cell(std::string(text_)) {}              // NOLINT: a text is a cell
+  Cell(std::string shown, nlohmann::json meant) : text(std::move(shown)), value(std::move(meant)) {}
+  Cell(std::string shown) : text(shown), value(std::move(shown)) {}  // NOLINT: a text is a cell
+  Cell(char const* shown) : Cell(std::string(shown)) {}              // NOLINT: a text is a cell
 };
 
 Cell count_cell(std::uint64_t value);

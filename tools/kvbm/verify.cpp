@@ -154,7 +154,7 @@ int run(std::string const& path, Output const& output) {
                  {"corrupt", corrupt},
                  {"bytes", findings.bytes},
                  {"seconds", elapsed}});
-  return findings.corrupt.empty() ? kOk : kFinding;
+  return findings.corrupt.empty() ? ExitOk : ExitFinding;
 }
 
 }  // namespace
