@@ -33,6 +33,8 @@ class HostDevice final : public Device {
         name_(fmt::format("host device {} ({})", id, describe_bytes(options.memory_bytes))),
         memory_(std::make_shared<HostMemorySpace>(id, options.memory_bytes)),
         streams_(std::make_shared<StreamRegistry>()) {}
+  HostDevice(HostDevice const&) = delete;
+  HostDevice& operator=(HostDevice const&) = delete;
   ~HostDevice() override { streams_->close(); }
 
   [[nodiscard]] Backend backend() const noexcept override { return Backend::Host; }

@@ -210,6 +210,8 @@ class PoolLease {
 class HostMemoryPool final : public MemoryPool {
  public:
   explicit HostMemoryPool(std::shared_ptr<PoolState> state) : state_(std::move(state)) {}
+  HostMemoryPool(HostMemoryPool const&) = delete;
+  HostMemoryPool& operator=(HostMemoryPool const&) = delete;
   ~HostMemoryPool() override { state_->close(); }
 
   memory::Region allocate(std::uint64_t bytes, StreamPtr const& stream) override {

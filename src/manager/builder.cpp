@@ -10,7 +10,7 @@ namespace kvbm::manager {
 
 struct TransferManager::Builder::Draft {
   transfer::ContextOptions options;
-  std::vector<std::string> nixl_backends;
+  std::map<std::string, std::map<std::string, std::string>> nixl_backends;
   std::optional<DeviceId> cuda_device_id;
   unsigned num_host_devices = 1;
   device::HostDeviceOptions host_device;
@@ -27,8 +27,7 @@ TransferManager::Builder& TransferManager::Builder::operator=(Builder&&) noexcep
 using Builder = TransferManager::Builder;
 
 Builder& Builder::nixl_backend(std::string name, std::map<std::string, std::string> parameters) {
-  static_cast<void>(parameters);
-  draft_->nixl_backends.push_back(std::move(name));
+  draft_->nixl_backends.emplace(std::move(name), std::move(parameters));
   return *this;
 }
 
@@ -108,7 +107,7 @@ TransferManager Builder::build() {
   if (!draft_->nixl_backends.empty()) {
     throw UnsupportedError(
         fmt::format("nixl_backend(\"{}\"): remote workers are not part of this version",
-                    draft_->nixl_backends.front()));
+                    draft_->nixl_backends.begin()->first));
   }
   transfer::ContextOptions options = draft_->options;
   if (draft_->cuda_device_id) {

@@ -56,6 +56,7 @@ class Registry {
   [[nodiscard]] std::vector<layout::LayoutHandle> handles() const {
     std::shared_lock const lock(mutex_);
     std::vector<layout::LayoutHandle> handles;
+    handles.reserve(entries_.size());
     for (auto const& [id, entry] : entries_) {
       handles.emplace_back(worker_id_, id);
     }

@@ -49,13 +49,13 @@ int num_numa_nodes() noexcept {
 
 std::vector<PciGpu> find_pci_gpus(std::filesystem::path const& sysfs) {
   constexpr std::uint32_t kDisplay = 0x0300;
-  constexpr std::uint32_t k3dController = 0x0302;
+  constexpr std::uint32_t kDisplayController = 0x0302;
   std::vector<PciGpu> gpus;
   std::error_code error;
   for (std::filesystem::directory_iterator it(sysfs / "bus" / "pci" / "devices", error), end;
        !error && it != end; it.increment(error)) {
     std::uint32_t const pci_class = read_class(it->path());
-    if (pci_class >> 8U == kDisplay || pci_class >> 8U == k3dController) {
+    if (pci_class >> 8U == kDisplay || pci_class >> 8U == kDisplayController) {
       gpus.push_back({it->path().filename().string(), pci_class, read_node(it->path())});
     }
   }

@@ -34,6 +34,7 @@ PhysicalLayout make_staging(PhysicalLayout const& like, std::uint64_t num_blocks
       layout::make_geometry(config, like.kind(), like.block_dimension(), like.format());
   std::uint64_t const stride = checked_align_up(geometry.region_bytes, memory::kFileAlignment);
   std::vector<memory::Region> regions;
+  regions.reserve(like.regions().size());
   for (std::size_t i = 0; i < like.regions().size(); ++i) {
     regions.push_back(memory::Region::of_memory(
         memory::StorageKind::Pinned, memory.subspan(i * stride, stride).data(), stride, -1, true));

@@ -2,14 +2,13 @@
 #include "kvbm/transfer/integrity.hpp"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <numeric>
-#include <utility>
 
+#include "kvbm/core/checksum_stream.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/transfer/prepared_transfer.hpp"
@@ -49,7 +48,6 @@ struct LayerBox {
   std::byte* base;  ///< block 0 in the layout
   std::uint64_t block_stride;
   [[nodiscard]] std::byte* of(BlockId block) const { return base + block * block_stride; }
-  [[nodiscard]] bool is_one_run() const { return shape.num_dims == 0; }
 };
 
 enum class Way { ToCanonical, FromCanonical };
@@ -74,49 +72,56 @@ std::vector<LayerBox> layer_boxes(PhysicalLayout const& layout, Way way) {
   return boxes;
 }
 
-struct BlockHashes {
-  Checksum block;
-  std::vector<Checksum> layers;
-};
-
-Checksum to_checksum(XXH128_hash_t hash) { return {hash.low64, hash.high64}; }
-
-/// Hashes one block in canonical order; `scratch` holds one layer.
-BlockHashes hash_block(std::vector<LayerBox> const& boxes, BlockId block, bool per_layer,
-                       std::vector<std::byte>& scratch) {
-  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> const state(XXH3_createState(),
-                                                                       &XXH3_freeState);
-  XXH3_128bits_reset(state.get());
-  BlockHashes hashes;
-  for (LayerBox const& box : boxes) {
-    std::byte const* bytes = box.of(block);
-    if (!box.is_one_run()) {
-      kernels::copy_box(box.shape, bytes, scratch.data());
-      bytes = scratch.data();
-    }
-    if (per_layer) {
-      hashes.layers.push_back(checksum_bytes(bytes, scratch.size()));
-    } else {
-      XXH3_128bits_update(state.get(), bytes, scratch.size());
-    }
+/// Calls `body(bytes, size)` for the bytes of one box in canonical order. Long runs are read where
+/// they are, short ones first gathered into `scratch`, which holds a layer and stays in the cache.
+template <typename Body>
+void for_each_piece(LayerBox const& box, BlockId block, std::span<std::byte> scratch,
+                    Body const& body) {
+  constexpr std::uint64_t kLongRunBytes = 2048;
+  std::span const dims(box.shape.dims, box.shape.num_dims);
+  if (!dims.empty() && box.shape.run_bytes < kLongRunBytes) {
+    kernels::copy_box(box.shape, box.of(block), scratch.data());
+    body(scratch.data(), scratch.size());
+    return;
   }
-  hashes.block = to_checksum(XXH3_128bits_digest(state.get()));
-  return hashes;
+  auto const walk = [&](auto const& self, std::byte const* at, std::size_t dim) -> void {
+    if (dim == dims.size()) {
+      body(at, box.shape.run_bytes);
+      return;
+    }
+    auto const step = static_cast<std::uint64_t>(dims[dim].src_stride);
+    for (std::uint64_t i = 0; i < dims[dim].extent; ++i) {
+      self(self, at + i * step, dim + 1);
+    }
+  };
+  walk(walk, box.of(block), 0);
 }
 
 std::size_t layer_bytes(PhysicalLayout const& layout) {
   return layout.config().block_bytes() / layout.config().num_layers();
 }
 
-std::vector<BlockHashes> hash_memory(TransferContext& context, PhysicalLayout const& layout,
-                                     std::span<BlockId const> ids, bool per_layer) {
+/// What is hashed: a whole block, or each of its layers by itself.
+enum class Scope { Block, Layer };
+
+std::vector<Checksum> hash_memory(TransferContext& context, PhysicalLayout const& layout,
+                                  std::span<BlockId const> ids, Scope scope) {
   auto const boxes = layer_boxes(layout, Way::ToCanonical);
-  std::vector<BlockHashes> hashes(ids.size());
+  std::size_t const per_block = scope == Scope::Block ? 1 : boxes.size();
+  std::vector<Checksum> checksums(ids.size() * per_block);
   context.copy_engine().parallel_for(ids.size(), 1, [&](std::size_t i) {
     std::vector<std::byte> scratch(layer_bytes(layout));
-    hashes[i] = hash_block(boxes, ids[i], per_layer, scratch);
+    ChecksumStream stream;
+    for (std::size_t layer = 0; layer < boxes.size(); ++layer) {
+      for_each_piece(boxes[layer], ids[i], scratch,
+                     [&](auto const* data, std::size_t size) { stream.update(data, size); });
+      if (layer + 1 == boxes.size() || scope == Scope::Layer) {
+        checksums[i * per_block + (scope == Scope::Layer ? layer : 0)] = stream.digest();
+        stream.reset();
+      }
+    }
   });
-  return hashes;
+  return checksums;
 }
 
 /// The context outlives the synchronous calls below: they need no share in its ownership.
@@ -148,20 +153,18 @@ void in_batches(PhysicalLayout const& layout, std::span<BlockId const> ids, Body
   }
 }
 
-std::vector<BlockHashes> hash_blocks(TransferContext& context, PhysicalLayout const& layout,
-                                     std::span<BlockId const> ids, bool per_layer) {
+std::vector<Checksum> hash_blocks(TransferContext& context, PhysicalLayout const& layout,
+                                  std::span<BlockId const> ids, Scope scope) {
   check_ids(layout, ids);
-  if (memory::is_memory(layout.storage_kind())) {
-    return hash_memory(context, layout, ids, per_layer);
-  }
+  if (memory::is_memory(layout.storage_kind())) { return hash_memory(context, layout, ids, scope); }
   auto const borrowed = borrow(context);
-  std::vector<BlockHashes> hashes;
+  std::vector<Checksum> checksums;
   in_batches(layout, ids, [&](auto const& scratch, auto scratch_ids, auto part) {
     move_and_wait(borrowed, layout, part, scratch, scratch_ids);
-    auto batch = hash_memory(context, scratch, scratch_ids, per_layer);
-    std::move(batch.begin(), batch.end(), std::back_inserter(hashes));
+    auto const batch = hash_memory(context, scratch, scratch_ids, scope);
+    checksums.insert(checksums.end(), batch.begin(), batch.end());
   });
-  return hashes;
+  return checksums;
 }
 
 /// SplitMix64's finalizer (Steele, Lea, Flood 2014): every input bit reaches every output bit.
@@ -214,21 +217,12 @@ void fill_memory(TransferContext& context, PhysicalLayout const& layout,
 
 std::vector<Checksum> block_checksums(TransferContext& context, PhysicalLayout const& layout,
                                       std::span<BlockId const> block_ids) {
-  std::vector<Checksum> checksums;
-  checksums.reserve(block_ids.size());
-  for (auto const& hashes : hash_blocks(context, layout, block_ids, false)) {
-    checksums.push_back(hashes.block);
-  }
-  return checksums;
+  return hash_blocks(context, layout, block_ids, Scope::Block);
 }
 
 std::vector<Checksum> layer_checksums(TransferContext& context, PhysicalLayout const& layout,
                                       std::span<BlockId const> block_ids) {
-  std::vector<Checksum> checksums;
-  for (auto const& hashes : hash_blocks(context, layout, block_ids, true)) {
-    checksums.insert(checksums.end(), hashes.layers.begin(), hashes.layers.end());
-  }
-  return checksums;
+  return hash_blocks(context, layout, block_ids, Scope::Layer);
 }
 
 void fill_blocks(TransferContext& context, PhysicalLayout const& layout,

@@ -130,7 +130,7 @@ void TransferJob::finish(std::size_t num_done, std::vector<FailedBlock> failed) 
 }
 
 void TransferJob::finish(std::size_t num_done, std::vector<FailedBlock> failed,
-                         std::exception_ptr error) noexcept {
+                         std::exception_ptr const& error) noexcept {
   for (std::size_t position = num_done; position < src_blocks_.size(); ++position) {
     failed.push_back({position, error});
   }

@@ -57,7 +57,7 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
   void finish(std::size_t num_done, std::vector<FailedBlock> failed) noexcept;
   /// Ends a job that began: everything from `num_done` on failed with `error`.
   void finish(std::size_t num_done, std::vector<FailedBlock> failed,
-              std::exception_ptr error) noexcept;
+              std::exception_ptr const& error) noexcept;
 
  private:
   enum class Phase { Queued, Running, Finished };

@@ -85,6 +85,7 @@ double RawDisk::read() {
 
 double RawDisk::move(DiskRequest::Op op) {
   std::vector<DiskRequest> requests;
+  requests.reserve(pieces_);
   for (std::uint64_t i = 0; i < pieces_; ++i) {
     requests.push_back({op, fd_, i * piece_bytes_,
                         memory_.host_data() + (i * piece_bytes_) % memory_.bytes(), piece_bytes_});

@@ -86,6 +86,7 @@ class TransferOptions::Builder {
   Builder& dst_kv_layout(layout::KvBlockLayout const& format);
   Builder& bounce_buffer(BounceBuffer bounce);
   Builder& nixl_write_notification(std::uint64_t value);
+  /// @throws Error(InvalidArgument) null; so do wait_for and record_on
   Builder& cuda_stream(device::StreamPtr stream);
   Builder& wait_for(device::EventPtr event);
   Builder& record_on(device::StreamPtr stream);
@@ -94,7 +95,7 @@ class TransferOptions::Builder {
   Builder& priority(int priority);
   Builder& max_sms(unsigned max_sms);
   Builder& spare(Spare spare);
-  /// @throws Error(InvalidArgument) timeout <= 0, a null stream or event, max_sms 0
+  /// @throws Error(InvalidArgument) timeout <= 0, max_sms 0
   [[nodiscard]] TransferOptions build() const;
 
  private:

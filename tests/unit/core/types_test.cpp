@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <thread>
 #include <vector>
 
+#include "kvbm/core/checksum_stream.hpp"
 #include "kvbm/core/error.hpp"
 
 namespace kvbm {
@@ -64,6 +66,23 @@ TEST(Checksum, IsTheSameOnAllThreadsFromTheFirstCallOn) {
   }
   for (auto const& one : found) {
     EXPECT_EQ(one, found.front());
+  }
+}
+
+TEST(ChecksumStream, EqualsTheHashOfTheWholeHoweverItIsCut) {
+  std::vector<unsigned char> data(10'000);
+  for (std::size_t i = 0; i < data.size(); ++i) {
+    data[i] = static_cast<unsigned char>(i * 131 + i / 251);
+  }
+  ChecksumStream stream;
+  EXPECT_EQ(stream.digest(), checksum_bytes(nullptr, 0));
+  for (std::size_t const piece : {1U, 64U, 255U, 256U, 257U, 4096U, 10'000U}) {
+    stream.reset();
+    for (std::size_t at = 0; at < data.size(); at += piece) {
+      stream.update(data.data() + at, std::min(piece, data.size() - at));
+      std::size_t const seen = std::min(at + piece, data.size());
+      ASSERT_EQ(stream.digest(), checksum_bytes(data.data(), seen)) << piece << ", " << seen;
+    }
   }
 }
 
