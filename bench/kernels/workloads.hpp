@@ -26,16 +26,16 @@ struct Workload {
   }
 };
 
-enum Axis : std::uint8_t { kLayer, kOuter, kToken, kHead, kDim };
+enum Axis : std::uint8_t { Layer, Outer, Token, Head, Dim };
 
 /// Names of the axes from the outermost to the innermost.
 using Order = std::array<Axis, 5>;
 
-inline constexpr Order kNhd{kLayer, kOuter, kToken, kHead, kDim};
-inline constexpr Order kHnd{kLayer, kOuter, kHead, kToken, kDim};
-inline constexpr Order kUniversalTp{kHead, kLayer, kOuter, kToken, kDim};
-inline constexpr Order kDimOutside{kLayer, kOuter, kHead, kDim, kToken};
-inline constexpr Order kHeadInside{kLayer, kOuter, kToken, kDim, kHead};
+inline constexpr Order kNhd{Layer, Outer, Token, Head, Dim};
+inline constexpr Order kHnd{Layer, Outer, Head, Token, Dim};
+inline constexpr Order kUniversalTp{Head, Layer, Outer, Token, Dim};
+inline constexpr Order kDimOutside{Layer, Outer, Head, Dim, Token};
+inline constexpr Order kHeadInside{Layer, Outer, Token, Dim, Head};
 
 /// The workloads of the project's goals.
 std::span<Workload const> workloads();

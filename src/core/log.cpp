@@ -16,7 +16,7 @@ namespace {
 
 Level level_from_environment() {
   // getenv races only with setenv, which no part of kvbm calls.
-  char const* const text = std::getenv("KVBM_LOG");  // NOLINT(concurrency-mt-unsafe)
+  char const* const text = std::getenv("KVBM_LOG");
   std::string const name = text == nullptr ? "" : text;
   if (name == "trace") { return Level::Trace; }
   if (name == "debug") { return Level::Debug; }

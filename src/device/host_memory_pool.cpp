@@ -198,7 +198,7 @@ class PoolLease {
 
   [[nodiscard]] void* take(std::uint64_t bytes) {
     address_ = pool_->take(bytes, *stream_);
-    return reinterpret_cast<void*>(address_);  // NOLINT(performance-no-int-to-ptr)
+    return reinterpret_cast<void*>(address_);
   }
 
  private:

@@ -78,8 +78,7 @@ struct BlockBoxes {
     auto const src = boxes.src_segments[segment] + boxes.src_block_stride * boxes.src_blocks[block];
     auto const dst = boxes.dst_segments[segment] + boxes.dst_block_stride * boxes.dst_blocks[block];
     // Addresses arrive as integers because the C ABI speaks of device memory too.
-    return {reinterpret_cast<std::byte const*>(src),  // NOLINT(performance-no-int-to-ptr)
-            reinterpret_cast<std::byte*>(dst)};       // NOLINT(performance-no-int-to-ptr)
+    return {reinterpret_cast<std::byte const*>(src), reinterpret_cast<std::byte*>(dst)};
   }
   static BoxAddress by_block(void const* context, std::uint64_t box) noexcept {
     auto const& self = *static_cast<BlockBoxes const*>(context);

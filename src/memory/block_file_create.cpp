@@ -58,7 +58,7 @@ void lock_file(FileHandle const& file, std::filesystem::path const& path, OpenMo
 
 int try_direct_read(FileHandle const& file) {
   struct Free {
-    void operator()(void* memory) const { std::free(memory); }  // NOLINT(*-no-malloc)
+    void operator()(void* memory) const { std::free(memory); }
   };
   std::unique_ptr<void, Free> const page(std::aligned_alloc(kFileAlignment, kFileAlignment));
   if (page == nullptr) { return ENOMEM; }

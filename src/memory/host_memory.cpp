@@ -72,7 +72,7 @@ class Mapping {
 };
 
 struct FreeDeleter {
-  void operator()(void* memory) const { std::free(memory); }  // NOLINT(*-no-malloc)
+  void operator()(void* memory) const { std::free(memory); }
 };
 using HeapMemory = std::unique_ptr<void, FreeDeleter>;
 

@@ -13,7 +13,7 @@
 
 #include "integration/tier.hpp"
 
-extern char** environ;  // NOLINT(readability-redundant-declaration)
+extern char** environ;
 
 namespace kvbm::testing {
 namespace {

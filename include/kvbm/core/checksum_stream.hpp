@@ -16,6 +16,8 @@ class ChecksumStream {
   /// Throws std::bad_alloc.
   ChecksumStream();
   ~ChecksumStream();
+  ChecksumStream(ChecksumStream const&) = delete;
+  ChecksumStream& operator=(ChecksumStream const&) = delete;
   ChecksumStream(ChecksumStream&&) noexcept;
   ChecksumStream& operator=(ChecksumStream&&) noexcept;
 

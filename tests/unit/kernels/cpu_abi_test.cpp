@@ -15,7 +15,7 @@ namespace {
 std::vector<unsigned char> pattern(std::size_t bytes, unsigned seed) {
   std::vector<unsigned char> result(bytes);
   for (std::size_t i = 0; i < bytes; ++i) {
-    result[i] = static_cast<unsigned char>((i * 2654435761U + seed * 40503U) >> 7U);
+    result[i] = static_cast<unsigned char>((i * 2654435761U + std::size_t{seed} * 40503U) >> 7U);
   }
   return result;
 }

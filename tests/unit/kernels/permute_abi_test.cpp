@@ -140,8 +140,9 @@ TEST(PermuteAbi, K3_EmptyIsFineAndBadArgumentsAreNot) {
 }
 
 TEST(PermuteAbi, ProductsThatOverflowAreRefused) {
-  void* universal = &universal;
-  void const* chunk = &universal;
+  std::byte memory{};
+  void* universal = &memory;
+  void const* chunk = &memory;
   std::size_t const huge = std::numeric_limits<std::size_t>::max() / 2;
   EXPECT_EQ(kvbm_cpu_universal_from_block(&universal, &chunk, 1, huge, huge, 1, 1, 2,
                                           KVBM_DTYPE_F16, KVBM_BLOCK_NHD),

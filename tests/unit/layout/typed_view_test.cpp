@@ -59,7 +59,7 @@ TEST_F(TypedViewTest, ElementLiesWhereChunkSaysItDoes) {
   TypedView<std::uint16_t const> const view(each);
   auto const* base = each.regions()[0].host_data() + each.chunk(4, 1, 1).offset;
   EXPECT_EQ(reinterpret_cast<std::byte const*>(&view(4, 1, 1, 2, 3, 5)),
-            base + ((2 * 6 + 3) * 7 + 5) * 2);
+            base + std::size_t{((2 * 6 + 3) * 7 + 5) * 2});
   EXPECT_EQ(view.stride_bytes(Dim::Head), 14U);
   EXPECT_EQ(view.rank(), 6U);
 }

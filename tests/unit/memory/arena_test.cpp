@@ -82,8 +82,8 @@ TEST_P(ArenaTest, LeasesMoveAndOutliveTheArena) {
   auto arena = std::make_unique<Arena>(source_->allocate({GetParam(), 4 * kPage, kPage, -1}));
   auto first = arena->allocate(kPage);
   auto second = arena->allocate(kPage);
-  second = std::move(first);  // gives the second page back
-  EXPECT_TRUE(first.empty());
+  second = std::move(first);   // gives the second page back
+  EXPECT_TRUE(first.empty());  // NOLINT(bugprone-use-after-move): what moving leaves is promised
   EXPECT_EQ(second.offset(), 0U);
   EXPECT_EQ(arena->num_free_pages(), 3U);
   arena.reset();

@@ -12,7 +12,7 @@
 #include "block_file_fixture.hpp"
 #include "memory/file_handle.hpp"
 
-extern char** environ;  // NOLINT(readability-redundant-declaration)
+extern char** environ;
 
 namespace kvbm::memory::test {
 namespace {

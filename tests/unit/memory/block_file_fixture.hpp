@@ -79,7 +79,7 @@ class BlockFileTest : public ::testing::TestWithParam<IoCase> {
       buffers.emplace_back(group.extent_stride * group.count);
       for (std::uint64_t e = 0; e < group.count; ++e) {
         auto* const memory = buffers.back().data() + e * group.extent_stride;
-        fill_pattern({memory, group.extent_bytes}, 100 * g + e, generation);
+        fill_pattern({memory, group.extent_bytes}, std::uint64_t{100} * g + e, generation);
         extents.push_back({g, e, memory, group.extent_stride});
       }
     }
@@ -121,8 +121,8 @@ class BlockFileTest : public ::testing::TestWithParam<IoCase> {
                       std::uint64_t extent, std::uint64_t generation) {
     Failure failure;
     auto const content = read(file, group, extent, &failure);
-    EXPECT_TRUE(content ==
-                pattern(file->groups()[group].extent_bytes, 100 * group + extent, generation))
+    EXPECT_TRUE(content == pattern(file->groups()[group].extent_bytes,
+                                   std::uint64_t{100} * group + extent, generation))
         << "group " << group << " extent " << extent << " " << failure.message;
   }
 

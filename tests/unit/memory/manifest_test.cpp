@@ -147,7 +147,6 @@ TEST(ExtentGroups, BadOnesAreRefusedByName) {
 }
 
 TEST(ManifestFuzz, CorpusIsDigested) {
-  // NOLINTNEXTLINE(concurrency-mt-unsafe)
   char const* const source = std::getenv("KVBM_TEST_SOURCE_DIR");
   if (source == nullptr) { GTEST_SKIP() << "KVBM_TEST_SOURCE_DIR is not set: run by ctest"; }
   int files = 0;
