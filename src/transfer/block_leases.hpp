@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
-#include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
 #include <mutex>
-#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -16,62 +18,61 @@
 namespace kvbm::transfer {
 
 /// Blocks that only one transfer at a time may use: bounce blocks, and blocks of a file that are
-/// changed in part (read, overlaid, written). Transfers that name the same ones take turns.
-/// Order: a transfer takes its bounce blocks first, then its file blocks, each set at once, so that
-/// nobody waits in a circle.
+/// changed in part (read, overlaid, written). Transfers that name the same ones take turns, first
+/// come first served; while one waits it holds no thread.
+///
+/// Each block has a queue of requests, and a request stands in all of its queues at once: that is
+/// one order for all blocks, so that nobody waits in a circle. It is granted when it is first in
+/// all.
 class BlockLeases {
+  struct Request;
+
  public:
+  /// A block of a layout, told apart from others by the address or file of the layout's first
+  /// region.
+  using Key = std::pair<std::uintptr_t, BlockId>;
+
+  /// Appends the blocks of a layout to `keys`.
+  static void append_keys(std::vector<Key>& keys, layout::PhysicalLayout const& layout,
+                          std::span<BlockId const> ids);
+
+  /// Gives its blocks back when it goes.
   class Lease {
    public:
-    Lease(BlockLeases& owner, std::vector<std::pair<std::uintptr_t, BlockId>> keys)
-        : owner_(&owner), keys_(std::move(keys)) {}
-    Lease(Lease&& other) noexcept
-        : owner_(std::exchange(other.owner_, nullptr)), keys_(std::move(other.keys_)) {}
+    Lease(BlockLeases& owner, std::shared_ptr<Request> request)
+        : owner_(&owner), request_(std::move(request)) {}
+    Lease(Lease&&) noexcept = default;
     Lease(Lease const&) = delete;
     Lease& operator=(Lease const&) = delete;
     Lease& operator=(Lease&&) = delete;
     ~Lease() {
-      if (owner_ != nullptr) { owner_->release(keys_); }
+      if (request_ != nullptr) { owner_->release(*request_); }
     }
 
    private:
     BlockLeases* owner_;
-    std::vector<std::pair<std::uintptr_t, BlockId>> keys_;
+    std::shared_ptr<Request> request_;
   };
 
-  /// Blocks until none of the blocks is in use. Layouts are told apart by their first region.
-  Lease acquire(layout::PhysicalLayout const& layout, std::span<BlockId const> ids) {
-    auto const& region = layout.regions().front();
-    auto const place =
-        region.file() ? reinterpret_cast<std::uintptr_t>(region.file().get()) : region.address();
-    std::vector<std::pair<std::uintptr_t, BlockId>> keys;
-    keys.reserve(ids.size());
-    for (BlockId const id : ids) {
-      keys.emplace_back(place, id);
-    }
-    std::unique_lock lock(mutex_);
-    released_.wait(lock, [&] {
-      return std::none_of(keys.begin(), keys.end(),
-                          [this](auto const& key) { return used_.contains(key); });
-    });
-    used_.insert(keys.begin(), keys.end());
-    return {*this, std::move(keys)};
-  }
+  using Granted = std::function<void(Lease)>;
+
+  /// Calls `granted` once nobody else uses the blocks: at once, or later on the thread that gives
+  /// the last of them back. It may not throw, and has to keep the lease for another thread: one
+  /// given back inside the call would nest as deep as there are requests.
+  void request(std::vector<Key> keys, Granted granted);
 
  private:
-  void release(std::vector<std::pair<std::uintptr_t, BlockId>> const& keys) {
-    {
-      std::lock_guard const lock(mutex_);
-      for (auto const& key : keys) {
-        used_.erase(key);
-      }
-    }
-    released_.notify_all();
-  }
+  struct Request {
+    std::vector<Key> keys;  ///< each once
+    Granted granted;
+    std::size_t num_queues_to_wait = 0;  ///< in which it is not first
+  };
+
+  void grant(std::shared_ptr<Request> request);
+  void release(Request const& request);
 
   std::mutex mutex_;
-  std::condition_variable released_;
-  std::set<std::pair<std::uintptr_t, BlockId>> used_;
+  std::map<Key, std::deque<std::shared_ptr<Request>>> queues_;  ///< the first of each has the block
 };
 
 }  // namespace kvbm::transfer

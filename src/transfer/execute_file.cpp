@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "transfer/block_leases.hpp"
 #include "transfer/executors.hpp"
 #include "transfer/file_geometry.hpp"
 #include "transfer/file_pipeline.hpp"
@@ -13,27 +15,33 @@
 namespace kvbm::transfer {
 namespace {
 
-void run_pipeline(TransferJob& job, FileWorkerResources& resources, Strategy strategy) {
+/// Blocks that the transfer has to have for itself while it runs.
+std::vector<BlockLeases::Key> keys_of(PreparedTransfer::State const& state,
+                                      std::span<BlockId const> dst_blocks, Strategy strategy) {
+  auto const& pair = state.pair;
+  auto const& bounce = state.bounce;
+  std::vector<BlockLeases::Key> keys;
+  if (bounce && strategy == Strategy::StagedFile) {
+    BlockLeases::append_keys(keys, bounce->endpoint.layout, bounce->block_ids);
+  }
+  if (pair.dst.storage_kind() == memory::StorageKind::Disk &&
+      is_partial(pair.dst, pair.selection.layers, pair.selection.dst_heads)) {
+    BlockLeases::append_keys(keys, pair.dst, dst_blocks);
+  }
+  return keys;
+}
+
+void run_pipeline(TransferJob& job, FileWorkerResources& resources, Strategy strategy,
+                  BlockLeases::Lease lease) {
   if (!job.begin()) { return; }
-  auto const& bounce = job.state().bounce;
   std::size_t num_done = 0;
   std::vector<FailedBlock> failed;
   std::exception_ptr error;
   {
     // All of this ends before the job does: whoever waits for it may take file and blocks at once.
-    std::optional<BlockLeases::Lease> bounce_lease;
-    std::optional<BlockLeases::Lease> file_lease;
+    BlockLeases::Lease const held = std::move(lease);
     std::optional<FilePipeline> pipeline;
     try {
-      if (bounce && strategy == Strategy::StagedFile) {
-        bounce_lease.emplace(
-            job.context().block_leases_.acquire(bounce->endpoint.layout, bounce->block_ids));
-      }
-      auto const& pair = job.state().pair;
-      if (pair.dst.storage_kind() == memory::StorageKind::Disk &&
-          is_partial(pair.dst, pair.selection.layers, pair.selection.dst_heads)) {
-        file_lease.emplace(job.context().block_leases_.acquire(pair.dst, job.dst_blocks()));
-      }
       pipeline.emplace(job, resources, strategy);
       pipeline->run();
     } catch (...) {
@@ -63,10 +71,16 @@ TransferCompleteNotification execute_file_transfer(TransferContext::Impl& contex
   TransferOptions const& options = state->options;
   auto job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
   auto const notification = job->notification();
-  auto post = [&context, job, strategy, priority = options.priority] {
-    context.file_workers_->post(priority, [job, strategy](FileWorkerResources& resources) {
-      run_pipeline(*job, resources, strategy);
-    });
+  auto post = [&context, job, keys = keys_of(*state, dst_blocks, strategy), strategy,
+               priority = options.priority]() mutable {
+    context.block_leases_.request(
+        std::move(keys), [&context, job, strategy, priority](BlockLeases::Lease lease) {
+          auto const shared = std::make_shared<BlockLeases::Lease>(std::move(lease));
+          context.file_workers_->post(priority,
+                                      [job, strategy, shared](FileWorkerResources& resources) {
+                                        run_pipeline(*job, resources, strategy, std::move(*shared));
+                                      });
+        });
   };
   bool const must_wait = std::any_of(options.wait_for.begin(), options.wait_for.end(),
                                      [](auto const& event) { return !event->is_complete(); });

@@ -78,7 +78,8 @@ void FileWorkers::post(int priority, Job job) {
   {
     std::lock_guard const lock(mutex_);
     queue_.push({priority, next_sequence_++, std::make_shared<Job>(std::move(job))});
-    if (threads_.size() < num_threads_) {
+    // While the destructor joins them, those that are there finish what their work still posts.
+    if (!stopping_ && threads_.size() < num_threads_) {
       auto const index = static_cast<unsigned>(threads_.size());
       threads_.emplace_back([this, index] { run(index); });
     }

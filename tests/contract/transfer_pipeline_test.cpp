@@ -224,6 +224,42 @@ TEST_F(Bounce, P13_TwoTransfersOverOneBounceBufferTakeTurns) {
   }
 }
 
+TEST_F(Bounce, P13_N5_TransfersThatWaitForBounceBlocksEndAtTheirDeadline) {
+  constexpr std::size_t kMoreThanWorkers = 64;
+  auto const file = make_file();
+  auto const memory = make_memory();
+  auto const back = make_memory();
+  write(memory, 1);
+  write(back, 2);
+  TransferOptions options;
+  options.bounce_buffer =
+      BounceBuffer::from_handle(manager_.register_layout(make_bounce(false)), {4, 2});
+  disk_->hold([](auto const& request) { return request.op == Op::Write; });
+  auto const first = move(memory, {0, 1}, file, {0, 1}, options);
+  disk_->wait_until_held();
+
+  options.timeout = std::chrono::milliseconds(1);
+  std::vector<TransferCompleteNotification> waiting;
+  for (std::size_t i = 0; i < kMoreThanWorkers; ++i) {
+    waiting.push_back(move(memory, {2}, file, {2}, options));
+  }
+  for (auto const& notification : waiting) {  // while the first still has the blocks
+    EXPECT_EQ(failure_of_call([&] { notification.wait(); }).code, ErrorCode::Timeout);
+  }
+  EXPECT_FALSE(first.is_ready());
+  disk_->open();
+  first.wait();
+
+  options.timeout.reset();
+  move(memory, {3}, file, {3}, options).wait();
+  move(file, {0, 1, 3}, back, {0, 1, 3}).wait();
+  for (BlockId const block : {0U, 1U, 3U}) {
+    EXPECT_EQ(count_differences(back, block, 1, block), 0U) << "block " << block;
+  }
+  EXPECT_EQ(failure_of_call([&] { move(file, {2}, back, {2}).wait(); }).code, ErrorCode::NotFound)
+      << "a transfer that was told to have failed wrote its block";
+}
+
 TEST_F(Bounce, P13_FailuresInEitherHopNameExactlyTheirBlocksAndLeaveTheBounceBlocksUsable) {
   for (bool const like_file : {true, false}) {
     for (std::size_t const num_ids : {1U, 2U, 3U, 5U}) {

@@ -12,13 +12,13 @@
 #include <utility>
 #include <vector>
 
-#include "error_code_of.hpp"
 #include "kvbm/memory/memory_source.hpp"
+#include "kvbm/testing/failure.hpp"
 
 namespace kvbm::memory {
 namespace {
 
-using test::failure_of_call;
+using testing::failure_of_call;
 
 constexpr std::uint64_t kPage = 4096;
 

@@ -11,13 +11,17 @@
 #include <string>
 #include <vector>
 
-#include "error_code_of.hpp"
 #include "extent_pattern.hpp"
 #include "kvbm/memory/block_file.hpp"
 #include "kvbm/memory/disk_io.hpp"
+#include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/temp_folder.hpp"
 
 namespace kvbm::memory::test {
+
+using kvbm::testing::Failure;
+using kvbm::testing::failure_of;
+using kvbm::testing::failure_of_call;
 
 struct IoCase {
   DiskEngine engine = DiskEngine::Threads;

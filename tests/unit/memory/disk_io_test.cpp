@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
-#include "error_code_of.hpp"
 #include "extent_pattern.hpp"
 #include "kvbm/core/types.hpp"
+#include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/temp_folder.hpp"
 #include "memory/disk_engines.hpp"
 #include "memory/file_handle.hpp"
@@ -29,8 +29,8 @@ namespace {
 
 using namespace literals;
 using test::AlignedBuffer;
-using test::failure_of_call;
 using test::fill_pattern;
+using testing::failure_of_call;
 using Op = DiskRequest::Op;
 
 class DiskIoTest : public ::testing::TestWithParam<DiskEngine> {

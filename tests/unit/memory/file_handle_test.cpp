@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <fstream>
 
-#include "error_code_of.hpp"
+#include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/temp_folder.hpp"
 
 namespace kvbm::memory {
@@ -17,16 +17,16 @@ namespace {
 TEST(FileHandle, ErrorsNameThePathAndTheErrno) {
   kvbm::testing::TempFolder const folder;
   auto const missing =
-      test::failure_of_call([&] { return FileHandle::open(folder / "none", O_RDONLY); });
+      testing::failure_of_call([&] { return FileHandle::open(folder / "none", O_RDONLY); });
   EXPECT_EQ(missing.code, ErrorCode::NotFound);
   EXPECT_NE(missing.message.find((folder / "none").string()), std::string::npos);
   auto const exclusive = [&] {
     return FileHandle::open(folder / "one", O_CREAT | O_EXCL | O_RDWR);
   };
   EXPECT_NO_THROW(exclusive());
-  EXPECT_EQ(test::failure_of_call(exclusive).code, ErrorCode::AlreadyExists);
+  EXPECT_EQ(testing::failure_of_call(exclusive).code, ErrorCode::AlreadyExists);
   auto const below =
-      test::failure_of_call([&] { return FileHandle::open(folder / "one" / "x", O_RDONLY); });
+      testing::failure_of_call([&] { return FileHandle::open(folder / "one" / "x", O_RDONLY); });
   EXPECT_EQ(below.code, ErrorCode::Io);
   EXPECT_EQ(below.native_code, ENOTDIR);
 }

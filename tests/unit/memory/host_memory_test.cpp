@@ -7,17 +7,17 @@
 #include <thread>
 #include <vector>
 
-#include "error_code_of.hpp"
 #include "kvbm/core/types.hpp"
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/memory/numa.hpp"
+#include "kvbm/testing/failure.hpp"
 
 namespace kvbm::memory {
 namespace {
 
 using namespace literals;
-using test::failure_of_call;
+using testing::failure_of_call;
 
 class HostMemory : public ::testing::TestWithParam<std::tuple<StorageKind, std::uint64_t>> {
  protected:

@@ -8,15 +8,15 @@
 #include <fstream>
 #include <iterator>
 
-#include "error_code_of.hpp"
+#include "kvbm/testing/failure.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size);
 
 namespace kvbm::memory {
 namespace {
 
-using test::Failure;
-using test::failure_of_call;
+using testing::Failure;
+using testing::failure_of_call;
 
 Manifest make_manifest() {
   return {~std::uint64_t{0} - 6, {{0, 20000, 20480, 4}, {81920, 1, 8192, 3}}, R"({"layout":1})"};

@@ -5,8 +5,8 @@
 
 #include <fstream>
 
-#include "error_code_of.hpp"
 #include "extent_pattern.hpp"
+#include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/temp_folder.hpp"
 
 namespace kvbm::memory {

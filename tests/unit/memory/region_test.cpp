@@ -7,13 +7,13 @@
 #include <limits>
 #include <optional>
 
-#include "error_code_of.hpp"
 #include "kvbm/memory/storage_kind.hpp"
+#include "kvbm/testing/failure.hpp"
 
 namespace kvbm::memory {
 namespace {
 
-using test::failure_of_call;
+using testing::failure_of_call;
 
 TEST(StorageKind, A1_PredicatesAndNames) {
   EXPECT_TRUE(is_host(StorageKind::System));
