@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +17,16 @@
 #include "kvbm/memory/region.hpp"
 
 namespace kvbm::device {
+
+/// What a device is, for people and for caches of measurements.
+struct DeviceProperties {
+  std::string uuid;                  ///< "GPU-8c1a...", empty for emulated devices
+  std::string pci_address;           ///< "0000:1b:00.0", empty for emulated devices
+  unsigned num_multiprocessors = 0;  ///< 0 for emulated devices
+  int compute_capability = 0;        ///< 90 is 9.0; 0 for emulated devices
+  int driver_version = 0;            ///< as CUDA counts, 13000 is 13.0
+  int runtime_version = 0;
+};
 
 /// One device: memory, streams, events.
 ///
@@ -46,6 +58,14 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] virtual bool is_host_accessible() const noexcept = 0;
   /// NUMA node near this device, where its pinned memory should be; -1 where unknown.
   [[nodiscard]] virtual int numa_node() const noexcept { return -1; }
+  [[nodiscard]] virtual DeviceProperties properties() const { return {}; }
+  /// Whether kernels of this device can address memory of device `other`; asking makes it so.
+  [[nodiscard]] virtual bool can_address(DeviceId other) { return other == id(); }
+
+  /// Makes host memory reachable by the device's copy engines and kernels for the life of the
+  /// returned region, which shares ownership of `host`.
+  /// @throws Error(OutOfMemory), Error(Device) the driver refuses
+  virtual memory::Region pin(memory::Region host) { return host; }
 
   /// A new stream of its own. @param name  shown in logs and thread names
   [[nodiscard]] virtual StreamPtr create_stream(std::string name) = 0;
@@ -54,6 +74,13 @@ class Device : public std::enable_shared_from_this<Device> {
   /// @throws Error(OutOfMemory) the device has less than `reserve_bytes` left
   [[nodiscard]] virtual std::unique_ptr<MemoryPool> create_memory_pool(
       std::uint64_t reserve_bytes, std::uint64_t release_threshold_bytes) = 0;
+  /// Calls `callback` on a thread of this device within tens of microseconds after the point that
+  /// `event` marks now has ended: with null, or with the error that the device ended in. Callbacks
+  /// run one at a time; they must not block, throw, nor wait for this device. Every callback runs,
+  /// also after the Device is gone.
+  /// @throws Error(InvalidArgument) null event or one of another backend, empty callback
+  virtual void when_complete(EventPtr const& event,
+                             std::function<void(std::exception_ptr)> callback) = 0;
   /// Blocks until everything enqueued so far on any stream of this device has ended.
   /// @throws Error(InvalidArgument) called by work of such a stream, which would wait for itself
   virtual void synchronize() = 0;
@@ -70,9 +97,19 @@ struct HostDeviceOptions {
 /// @throws Error(InvalidArgument) negative id, no memory
 DevicePtr make_host_device(DeviceId id, HostDeviceOptions const& options = {});
 
-/// CUDA device `id`.
-/// @throws UnsupportedError "no CUDA device: <reason>" in a build or on a machine without CUDA
+/// CUDA device `id`, in its primary context, which it shares with the process's other users of CUDA.
+/// @throws UnsupportedError "no CUDA device: <reason>" in a build or on a machine without CUDA;
+///         Error(NotFound) naming the ids there are
 DevicePtr make_cuda_device(DeviceId id);
+
+/// A Stream over a cudaStream_t that somebody else owns and keeps alive (torch, an engine).
+/// @param native_handle  null for the legacy default stream
+/// @throws UnsupportedError as make_cuda_device; Error(InvalidArgument) a stream of another device
+StreamPtr wrap_cuda_stream(DeviceId id, void* native_handle);
+
+/// An Event over a cudaEvent_t that somebody else owns and keeps alive.
+/// @throws UnsupportedError as make_cuda_device; Error(InvalidArgument) null
+EventPtr wrap_cuda_event(DeviceId id, void* native_handle);
 
 /// Why make_cuda_device would fail here; empty where CUDA devices are present.
 std::string cuda_unavailable_reason();

@@ -35,7 +35,8 @@ class Event {
   /// Whether the work recorded last has ended. Once true, its effects are visible to the caller.
   [[nodiscard]] virtual bool is_complete() const = 0;
   /// Blocks until the work recorded last has ended.
-  /// @throws Error(InvalidArgument) called by that very work, which would wait for itself
+  /// @throws Error(InvalidArgument) called by that very work, which would wait for itself;
+  ///         Error(Device) the device failed
   virtual void wait() const = 0;
   /// cudaEvent_t of a CUDA event, else nullptr.
   [[nodiscard]] virtual void* native_handle() const noexcept { return nullptr; }
@@ -73,10 +74,13 @@ class Stream {
   /// @throws Error(InvalidArgument) null event or one of another backend
   virtual void wait(EventPtr const& event) = 0;
   /// Blocks the caller until everything enqueued so far has ended.
-  /// @throws Error(InvalidArgument) called by work of this stream, which would wait for itself
+  /// @throws Error(InvalidArgument) called by work of this stream, which would wait for itself;
+  ///         Error(Device) the device failed
   virtual void synchronize() = 0;
   /// Whether nothing is enqueued or running.
   [[nodiscard]] virtual bool is_idle() const = 0;
+  /// Whether what is enqueued goes into a CUDA graph instead of running.
+  [[nodiscard]] virtual bool is_capturing() const { return false; }
   /// cudaStream_t of a CUDA stream, else nullptr.
   [[nodiscard]] virtual void* native_handle() const noexcept { return nullptr; }
 };

@@ -4,11 +4,12 @@
 
 /**
  * C ABI of kvbm's copy kernels: raw pointers and sizes in, a status out, no allocation of results,
- * no exceptions. The `kvbm_cpu_*` functions are the CPU twins of the CUDA kernels: multithreaded,
- * synchronous, and the oracle that the CUDA kernels are tested against.
+ * no exceptions. The `kvbm_cuda_*` functions enqueue work on a CUDA stream. The `kvbm_cpu_*`
+ * functions are their CPU twins: multithreaded, synchronous, and the oracle that the CUDA kernels
+ * are tested against.
  *
- * Every function is safe to call from several threads at once; they share the threads of one
- * process-wide engine that starts with the first call.
+ * Every function is safe to call from several threads at once; the CPU ones share the threads of
+ * one process-wide engine that starts with the first call.
  */
 
 #include <stddef.h>
@@ -23,7 +24,8 @@ typedef enum kvbm_status {
   KVBM_STATUS_OK = 0,
   KVBM_STATUS_INVALID_VALUE = 1, /**< null table, unknown tag, size that overflows */
   KVBM_STATUS_NOT_SUPPORTED = 2, /**< no such path in this build or on this machine */
-  KVBM_STATUS_INTERNAL = 3
+  KVBM_STATUS_INTERNAL = 3,
+  KVBM_STATUS_CUDA_ERROR = 4 /**< a CUDA call failed: see kvbm_cuda_last_error */
 } kvbm_status;
 
 /** The status in words; never null. */
@@ -134,6 +136,92 @@ kvbm_status kvbm_cpu_block_from_universal(void const* const* universal_ptrs,
                                           void* const* block_ptrs, size_t num_blocks, size_t nh,
                                           size_t nl, size_t no, size_t nt, size_t hd,
                                           kvbm_dtype dtype, kvbm_block_order order);
+
+/*
+ * CUDA. All of it exists in every build: without the CUDA backend each call answers
+ * KVBM_STATUS_NOT_SUPPORTED, and the same binary starts on machines without a driver.
+ *
+ * Pointers are device memory or host memory that the device can reach (pinned, mapped), on either
+ * side. Work is enqueued on `stream` (a cudaStream_t of the calling thread's current device, null
+ * for the legacy default stream) and may be captured into a CUDA graph. Nothing is allocated, and
+ * host arrays given to a call may be freed when it returns.
+ */
+
+/** 1 if this build contains the CUDA kernels. */
+int kvbm_cuda_is_built(void);
+
+/** 1 if runtime and driver both have cudaMemcpyBatchAsync (12.9 or newer). */
+int kvbm_cuda_has_memcpy_batch(void);
+
+/** The cudaError_t behind the calling thread's last KVBM_STATUS_CUDA_ERROR; 0 if there was none. */
+int kvbm_cuda_last_error(void);
+
+/** The name and words of a cudaError_t; never null. */
+char const* kvbm_cuda_error_string(int cuda_error);
+
+/** How kvbm_cuda_strided_copy moves bytes. */
+typedef enum kvbm_cuda_way {
+  KVBM_CUDA_WAY_AUTO = 0,
+  KVBM_CUDA_WAY_LOADS = 1, /**< vector loads and stores of all threads; any alignment */
+  KVBM_CUDA_WAY_BULK = 2,  /**< bulk asynchronous copies through shared memory (compute capability
+                                9.0, runs and strides in multiples of 16 bytes); else LOADS */
+  KVBM_CUDA_WAY_MAX = 0x7fffffff
+} kvbm_cuda_way;
+
+/** Where and how widely a kernel runs. */
+typedef struct kvbm_cuda_launch {
+  void* stream;      /**< cudaStream_t */
+  uint32_t max_ctas; /**< thread blocks at most, each on a multiprocessor of its own; 0 = as many as
+                          fill the device. A few saturate a host link. */
+  kvbm_cuda_way way;
+} kvbm_cuda_launch;
+
+/**
+ * The general copy on the device, kvbm_cpu_strided_copy's twin. Segments and block ids are read in
+ * the call and travel as kernel parameters: there is no table to upload.
+ */
+kvbm_status kvbm_cuda_strided_copy(kvbm_copy_template const* shape, kvbm_copy_boxes const* boxes,
+                                   kvbm_cuda_launch const* launch);
+
+/**
+ * The same copy by the copy engines: one DMA a contiguous run, adjacent runs of neighbouring blocks
+ * merged, submitted in capped batches (modes as for memcpy_batch). Pageable host memory works too,
+ * individually and slowly.
+ * @param path     receives the way taken; may be null
+ * @param num_dma  receives the number of copies submitted; may be null
+ */
+kvbm_status kvbm_cuda_strided_dma(kvbm_copy_template const* shape, kvbm_copy_boxes const* boxes,
+                                  kvbm_memcpy_batch_mode mode, void* stream,
+                                  kvbm_memcpy_batch_path* path, size_t* num_dma);
+
+/**
+ * Copies num_pairs pairs of copy_size_bytes each; the widest access that fits is chosen pair by
+ * pair. Zero pairs or bytes: OK without touching the device.
+ * @param src_ptrs, dst_ptrs  [num_pairs] addresses, in memory that the device can read
+ */
+kvbm_status kvbm_cuda_vectorized_copy(void const* const* src_ptrs, void* const* dst_ptrs,
+                                      size_t copy_size_bytes, int num_pairs, void* stream);
+
+/**
+ * cudaMemcpyBatchAsync where runtime and driver have it, else (modes) one cudaMemcpyAsync each.
+ * @param src_ptrs, dst_ptrs  [count] host arrays
+ * @param path  receives the way taken; may be null
+ */
+kvbm_status kvbm_cuda_memcpy_batch(void const* const* src_ptrs, void* const* dst_ptrs, size_t bytes,
+                                   size_t count, kvbm_memcpy_batch_mode mode,
+                                   kvbm_memcpy_batch_path* path, void* stream);
+
+/** As kvbm_cpu_universal_from_block; the tables lie in memory that the device can read. */
+kvbm_status kvbm_cuda_universal_from_block(void* const* universal_ptrs,
+                                           void const* const* block_ptrs, size_t num_blocks,
+                                           size_t nh, size_t nl, size_t no, size_t nt, size_t hd,
+                                           kvbm_dtype dtype, kvbm_block_order order, void* stream);
+
+/** As kvbm_cpu_block_from_universal; the tables lie in memory that the device can read. */
+kvbm_status kvbm_cuda_block_from_universal(void const* const* universal_ptrs,
+                                           void* const* block_ptrs, size_t num_blocks, size_t nh,
+                                           size_t nl, size_t no, size_t nt, size_t hd,
+                                           kvbm_dtype dtype, kvbm_block_order order, void* stream);
 
 #ifdef __cplusplus
 } /* extern "C" */
