@@ -184,6 +184,7 @@ char const* kvbm_status_string(kvbm_status status) {
       return "invalid value: null table, unknown tag or size overflow";
     case KVBM_STATUS_NOT_SUPPORTED: return "not supported by this build or on this machine";
     case KVBM_STATUS_INTERNAL: return "internal error";
+    case KVBM_STATUS_CUDA_ERROR: return "a CUDA call failed";
   }
   return "unknown status";
 }

@@ -11,7 +11,8 @@ namespace kvbm::manager {
 struct TransferManager::Builder::Draft {
   transfer::ContextOptions options;
   std::map<std::string, std::map<std::string, std::string>> nixl_backends;
-  std::optional<DeviceId> cuda_device_id;
+  std::vector<DeviceId> cuda_device_ids;
+  std::size_t plan_cache_capacity = 64;
   unsigned num_host_devices = 1;
   device::HostDeviceOptions host_device;
   std::shared_ptr<memory::DiskIo> disk_io;
@@ -32,7 +33,7 @@ Builder& Builder::nixl_backend(std::string name, std::map<std::string, std::stri
 }
 
 Builder& Builder::cuda_device_id(DeviceId id) {
-  draft_->cuda_device_id = id;
+  draft_->cuda_device_ids.push_back(id);
   return *this;
 }
 
@@ -98,6 +99,11 @@ Builder& Builder::cost_model(transfer::CostModel const& costs) {
   return *this;
 }
 
+Builder& Builder::plan_cache_capacity(std::size_t count) {
+  draft_->plan_cache_capacity = count;
+  return *this;
+}
+
 Builder& Builder::disk_io(std::shared_ptr<memory::DiskIo> disk_io) {
   draft_->disk_io = std::move(disk_io);
   return *this;
@@ -110,8 +116,8 @@ TransferManager Builder::build() {
                     draft_->nixl_backends.begin()->first));
   }
   transfer::ContextOptions options = draft_->options;
-  if (draft_->cuda_device_id) {
-    options.devices.push_back(device::make_cuda_device(*draft_->cuda_device_id));
+  for (DeviceId const id : draft_->cuda_device_ids) {
+    options.devices.push_back(device::make_cuda_device(id));
   }
   if (options.devices.empty()) {
     KVBM_EXPECTS(draft_->num_host_devices >= 1, InvalidArgument,
@@ -122,7 +128,7 @@ TransferManager Builder::build() {
     }
   }
   options.memory_source = device::make_memory_source(options.devices, draft_->disk_io);
-  return TransferManager(std::make_shared<Impl>(std::move(options)));
+  return TransferManager(std::make_shared<Impl>(std::move(options), draft_->plan_cache_capacity));
 }
 
 }  // namespace kvbm::manager

@@ -58,6 +58,7 @@ layout::LayoutHandle TransferManager::register_layout(layout::PhysicalLayout lay
 
 void TransferManager::unregister_layout(layout::LayoutHandle handle) {
   impl_->registry_.remove(handle);
+  impl_->plans_.forget(handle);
 }
 
 layout::PhysicalLayout TransferManager::layout(layout::LayoutHandle handle) const {
@@ -102,9 +103,15 @@ transfer::TransferExplanation TransferManager::explain_transfer(
 PreparedTransfer TransferManager::prepare_transfer(layout::LayoutHandle src,
                                                    layout::LayoutHandle dst,
                                                    TransferOptions const& options) const {
-  return prepare(impl_->context_, impl_->registry_, impl_->registry_.get(src, "source"),
-                 impl_->registry_.get(dst, "destination"), options);
+  auto const make = [&] {
+    return prepare(impl_->context_, impl_->registry_, impl_->registry_.get(src, "source"),
+                   impl_->registry_.get(dst, "destination"), options);
+  };
+  auto const key = PlanCache::Key::of(src, dst, options);
+  return key ? impl_->plans_.get(*key, make) : make();
 }
+
+PlanCacheStats TransferManager::plan_cache_stats() const { return impl_->plans_.stats(); }
 
 std::vector<Checksum> TransferManager::block_checksums(layout::LayoutHandle handle,
                                                        std::span<BlockId const> block_ids) const {

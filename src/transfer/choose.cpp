@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <limits>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
@@ -12,9 +14,31 @@ namespace {
 
 using memory::StorageKind;
 
+/// A candidate before it is put into words: no allocation, so that choosing costs little.
+struct Estimate {
+  Strategy strategy;
+  double seconds;  ///< infinite if refused
+  char const* reason;
+
+  [[nodiscard]] bool refused() const noexcept {
+    return seconds == std::numeric_limits<double>::infinity();
+  }
+};
+using Estimates = std::array<Estimate, kNumStrategies>;
+
+Estimate refuse(Strategy strategy, char const* reason) {
+  return {strategy, std::numeric_limits<double>::infinity(), reason};
+}
+
+CostModel const& costs_of(ChoiceInput const& input) {
+  static CostModel const defaults;
+  return input.costs != nullptr ? *input.costs : defaults;
+}
+
 double copy_rate(ChoiceInput const& input) {
-  if (input.run_bytes < 64) { return input.costs.host_element_rate; }
-  return input.run_bytes <= 512 ? input.costs.host_permute_rate : input.costs.host_copy_rate;
+  auto const& costs = costs_of(input);
+  if (input.run_bytes < 64) { return costs.host_element_rate; }
+  return input.run_bytes <= 512 ? costs.host_permute_rate : costs.host_copy_rate;
 }
 
 double total_bytes(ChoiceInput const& input) {
@@ -26,21 +50,25 @@ bool involves(ChoiceInput const& input, StorageKind kind) {
 }
 
 double disk_seconds(ChoiceInput const& input) {
-  double seconds = input.costs.disk_latency;
-  if (input.src_kind == StorageKind::Disk) {
-    seconds += total_bytes(input) / input.costs.disk_read_rate;
-  }
+  auto const& costs = costs_of(input);
+  double seconds = costs.disk_latency;
+  if (input.src_kind == StorageKind::Disk) { seconds += total_bytes(input) / costs.disk_read_rate; }
   if (input.dst_kind == StorageKind::Disk) {
-    seconds += total_bytes(input) / input.costs.disk_write_rate;
+    seconds += total_bytes(input) / costs.disk_write_rate;
   }
   return seconds;
 }
 
-Candidate refuse(Strategy strategy, std::string reason) {
-  return {strategy, {}, std::move(reason)};
+/// Whether this way of a GPU may be looked at: there is one, or it was asked for by name.
+bool may_use_gpu(ChoiceInput const& input, Strategy strategy) {
+  return input.device && (!input.device->emulated || input.wanted == strategy);
 }
 
-Candidate host_copy(ChoiceInput const& input) {
+char const* why_no_gpu(ChoiceInput const& input) {
+  return input.device ? "the device is emulated: only when asked for" : "no device takes part";
+}
+
+Estimate host_copy(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::HostCopy;
   if (!memory::is_host(input.src_kind) || !memory::is_host(input.dst_kind)) {
     return refuse(kStrategy, "both sides must be host memory");
@@ -53,16 +81,94 @@ Candidate host_copy(ChoiceInput const& input) {
           "copied by the copy threads within the call"};
 }
 
-Candidate stream_copy(ChoiceInput const& input) {
+Estimate stream_copy(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::StreamCopy;
   if (!memory::is_memory(input.src_kind) || !memory::is_memory(input.dst_kind)) {
     return refuse(kStrategy, "both sides must be memory");
   }
-  return {kStrategy, input.costs.stream_latency + total_bytes(input) / copy_rate(input),
+  if (input.device && !input.device->emulated) {
+    return refuse(kStrategy, "copy threads do not reach a GPU's memory");
+  }
+  if (input.capturing) { return refuse(kStrategy, "host work cannot be captured into a graph"); }
+  return {kStrategy, costs_of(input).stream_latency + total_bytes(input) / copy_rate(input),
           input.caller_stream ? "in the order of the caller's stream" : "on a stream of the pool"};
 }
 
-Candidate direct_file(ChoiceInput const& input) {
+/// Pageable memory goes through the driver's own small staging buffers.
+constexpr double kPageableRate = 5e9;
+
+Estimate dma_copy(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::DmaCopy;
+  if (!may_use_gpu(input, kStrategy)) { return refuse(kStrategy, why_no_gpu(input)); }
+  auto const& device = *input.device;
+  auto const& path = costs_of(input).gpu[device.direction].dma;
+  double const run = total_bytes(input) / static_cast<double>(device.num_dma);
+  double const rate = device.pageable ? std::min(kPageableRate, path.rate(run)) : path.rate(run);
+  return {kStrategy, path.latency + total_bytes(input) / rate,
+          device.pageable ? "one DMA a run; the driver stages pageable memory"
+                          : "copy engines, one DMA a contiguous run"};
+}
+
+Estimate sm_copy(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::SmCopy;
+  if (!may_use_gpu(input, kStrategy)) { return refuse(kStrategy, why_no_gpu(input)); }
+  auto const& device = *input.device;
+  if (device.pageable) { return refuse(kStrategy, "the GPU cannot address pageable memory"); }
+  if (!device.addressable) { return refuse(kStrategy, "no peer access between the two devices"); }
+  if (input.spare == Spare::SpareSms && device.direction == LinkDirection::DeviceToHost &&
+      input.wanted != kStrategy) {
+    return refuse(kStrategy, "stores to host memory slow down whatever runs beside them");
+  }
+  auto const& path = costs_of(input).gpu[device.direction].sm;
+  return {kStrategy,
+          path.latency + total_bytes(input) / path.rate(static_cast<double>(input.run_bytes)),
+          device.direction == LinkDirection::DeviceToDevice
+              ? "a kernel within HBM"
+              : "a kernel in a few multiprocessors, host memory mapped"};
+}
+
+Estimate staged_dma(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::StagedDma;
+  if (!may_use_gpu(input, kStrategy)) { return refuse(kStrategy, why_no_gpu(input)); }
+  auto const& device = *input.device;
+  if (device.direction == LinkDirection::DeviceToDevice) {
+    return refuse(kStrategy, "both sides are device memory: a kernel needs no ring");
+  }
+  auto const& link = costs_of(input).gpu[device.direction];
+  double const bytes = total_bytes(input);
+  double const piece = bytes / static_cast<double>(device.num_staged_dma);
+  double const dma =
+      bytes / (device.pageable ? std::min(kPageableRate, link.dma.rate(piece)) : link.dma.rate(piece));
+  double const gather = bytes / link.gather.rate(static_cast<double>(input.run_bytes));
+  // The hops overlap but for the first slot of the ring, which the slower one waits for.
+  constexpr double kSlots = 4;
+  return {kStrategy,
+          link.dma.latency + link.gather.latency + std::max(dma, gather) +
+              std::min(dma, gather) / kSlots,
+          device.direction == LinkDirection::DeviceToHost
+              ? "gathered in HBM by a kernel, one DMA a slot"
+              : "one DMA a slot, scattered in HBM by a kernel"};
+}
+
+Estimate pinned_staging(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::PinnedStaging;
+  if (!may_use_gpu(input, kStrategy)) { return refuse(kStrategy, why_no_gpu(input)); }
+  auto const& device = *input.device;
+  if (!device.pageable) { return refuse(kStrategy, "no side is pageable memory"); }
+  if (input.caller_stream) {
+    return refuse(kStrategy, "host work cannot be put into the order of the caller's stream");
+  }
+  if (input.single_hop) { return refuse(kStrategy, "already one hop of a longer path"); }
+  auto const& path = costs_of(input).gpu[device.direction].dma;
+  double const bytes = total_bytes(input);
+  double const piece = bytes / static_cast<double>(device.num_staged_dma);
+  return {kStrategy,
+          2 * costs_of(input).stream_latency + path.latency +
+              std::max(bytes / path.rate(piece), bytes / costs_of(input).host_copy_rate),
+          "two hops in a pipeline through pinned staging memory"};
+}
+
+Estimate direct_file(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::DirectFile;
   if (!involves(input, StorageKind::Disk)) { return refuse(kStrategy, "no side is a file"); }
   if (!memory::is_host(input.src_kind) && !memory::is_host(input.dst_kind)) {
@@ -75,28 +181,62 @@ Candidate direct_file(ChoiceInput const& input) {
           "file I/O straight from and into the other side's memory"};
 }
 
-Candidate staged_file(ChoiceInput const& input) {
+Estimate staged_file(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::StagedFile;
   if (!involves(input, StorageKind::Disk)) { return refuse(kStrategy, "no side is a file"); }
   // The two hops overlap: the slower one counts, and one batch of the other.
   double const copy = total_bytes(input) / copy_rate(input);
   double const disk = disk_seconds(input);
-  return {kStrategy, std::max(copy, disk) + input.costs.disk_latency,
+  return {kStrategy, std::max(copy, disk) + costs_of(input).disk_latency,
           input.bounce_given ? "two hops in a pipeline through the caller's bounce buffer"
                              : "two hops in a pipeline through pinned staging memory"};
 }
 
+std::string kinds_of(ChoiceInput const& input) {
+  return fmt::format("{} -> {}", memory::to_string(input.src_kind),
+                     memory::to_string(input.dst_kind));
+}
+
 void refuse_what_is_missing(ChoiceInput const& input) {
-  std::string const pair =
-      fmt::format("{} -> {}", memory::to_string(input.src_kind), memory::to_string(input.dst_kind));
   if (involves(input, StorageKind::Object)) {
-    throw UnsupportedError(pair + ": object storage is not part of this version");
+    throw UnsupportedError(kinds_of(input) + ": object storage is not part of this version");
   }
   if (input.caller_stream && involves(input, StorageKind::Disk)) {
-    throw UnsupportedError(pair +
+    throw UnsupportedError(kinds_of(input) +
                            ": a caller's stream cannot tell I/O errors; leave cuda_stream out and "
                            "order the work with wait_for and record_on");
   }
+}
+
+Estimates estimate_all(ChoiceInput const& input) {
+  Estimates estimates = {host_copy(input),  stream_copy(input),    dma_copy(input),
+                         sm_copy(input),    staged_dma(input),     pinned_staging(input),
+                         direct_file(input), staged_file(input)};
+  if (input.wanted) {
+    for (Estimate& estimate : estimates) {
+      if (estimate.strategy != *input.wanted && !estimate.refused()) {
+        estimate = refuse(estimate.strategy, "another strategy was asked for");
+      }
+    }
+  }
+  return estimates;
+}
+
+Estimate const& best_of(Estimates const& estimates, ChoiceInput const& input) {
+  auto const best = std::min_element(
+      estimates.begin(), estimates.end(),
+      [](Estimate const& a, Estimate const& b) { return a.seconds < b.seconds; });
+  if (!best->refused()) { return *best; }
+  if (input.wanted) {
+    throw UnsupportedError(
+        fmt::format("{}: {} cannot do this: {}", kinds_of(input), to_string(*input.wanted),
+                    estimates[static_cast<std::size_t>(*input.wanted)].reason));
+  }
+  std::string why;
+  for (Estimate const& estimate : estimates) {
+    why += fmt::format("; {}: {}", to_string(estimate.strategy), estimate.reason);
+  }
+  throw UnsupportedError(fmt::format("{}: no strategy can do this{}", kinds_of(input), why));
 }
 
 std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
@@ -114,10 +254,11 @@ std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
   if (input.bounce_given && chosen != Strategy::StagedFile) {
     notes.emplace_back("the bounce buffer is not needed: this path is direct");
   }
-  if (input.spare == Spare::SpareCpu && chosen != Strategy::DirectFile) {
+  bool const on_gpu = input.device && !input.device->emulated;
+  if (input.spare == Spare::SpareCpu && chosen != Strategy::DirectFile && !on_gpu) {
     notes.emplace_back("copies run in one thread to spare the CPU");
   }
-  if (input.spare == Spare::SpareSms) {
+  if (input.spare == Spare::SpareSms && !on_gpu) {
     notes.emplace_back("no strategy here uses GPU multiprocessors: spared anyway");
   }
   return notes;
@@ -125,35 +266,39 @@ std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
 
 }  // namespace
 
-std::string_view to_string(Strategy strategy) noexcept {
-  switch (strategy) {
-    case Strategy::HostCopy: return "HostCopy";
-    case Strategy::StreamCopy: return "StreamCopy";
-    case Strategy::DirectFile: return "DirectFile";
-    case Strategy::StagedFile: return "StagedFile";
+unsigned choose_max_ctas(Strategy strategy, LinkDirection direction, Spare spare,
+                         std::optional<unsigned> max_sms) noexcept {
+  unsigned ctas = 0;
+  if (strategy == Strategy::StagedDma) {
+    ctas = spare == Spare::SpareSms ? 2 : 8;
+  } else if (strategy == Strategy::SmCopy && direction != LinkDirection::DeviceToDevice) {
+    ctas = spare == Spare::SpareSms ? 1 : 2;
+  } else if (spare == Spare::SpareSms) {
+    ctas = 16;
   }
-  return "Unknown";
+  if (!max_sms) { return ctas; }
+  return ctas == 0 ? *max_sms : std::min(ctas, *max_sms);
+}
+
+Strategy choose_strategy(ChoiceInput const& input) {
+  refuse_what_is_missing(input);
+  return best_of(estimate_all(input), input).strategy;
 }
 
 Decision choose(ChoiceInput const& input) {
   refuse_what_is_missing(input);
+  Estimates const estimates = estimate_all(input);
+  Estimate const& best = best_of(estimates, input);
   Decision decision;
-  decision.candidates = {host_copy(input), stream_copy(input), direct_file(input),
-                         staged_file(input)};
-  Candidate const* best = nullptr;
-  for (Candidate const& candidate : decision.candidates) {
-    if (candidate.estimated_seconds &&
-        (best == nullptr || *candidate.estimated_seconds < *best->estimated_seconds)) {
-      best = &candidate;
-    }
+  for (Estimate const& estimate : estimates) {
+    Candidate candidate{estimate.strategy, {}, estimate.reason};
+    if (!estimate.refused()) { candidate.estimated_seconds = estimate.seconds; }
+    decision.candidates.push_back(std::move(candidate));
   }
-  KVBM_EXPECTS(best != nullptr, Unsupported,
-               fmt::format("no strategy moves {} to {}", memory::to_string(input.src_kind),
-                           memory::to_string(input.dst_kind)));
-  decision.strategy = best->strategy;
-  decision.estimated_seconds = *best->estimated_seconds;
-  decision.reason = best->reason;
-  decision.notes = notes_for(input, best->strategy);
+  decision.strategy = best.strategy;
+  decision.estimated_seconds = best.seconds;
+  decision.reason = best.reason;
+  decision.notes = notes_for(input, best.strategy);
   return decision;
 }
 

@@ -31,17 +31,17 @@ ContextOptions complete(ContextOptions options) {
 TransferContext::Impl::Impl(ContextOptions options)
     : options_(complete(std::move(options))),
       copy_engine_(options_.copy_engine),
-      memory_pool_(options_.devices.front()->create_memory_pool(
-          options_.pool_reserve_bytes, options_.pool_release_threshold_bytes)),
-      file_workers_(std::make_unique<FileWorkers>(options_.num_file_workers, options_.memory_source,
+      pipeline_workers_(std::make_unique<PipelineWorkers>(options_.num_file_workers, options_.memory_source,
                                                   options_.staging_bytes_per_worker)) {
   // D2D work has streams of its own, so that it never queues behind the slower host link.
   constexpr std::size_t kD2dStreams = 2;
   for (auto const& device : options_.devices) {
-    streams_.emplace(device->id(),
-                     DeviceStreams{device::StreamPool(*device, "h2d", options_.num_h2d_streams),
-                                   device::StreamPool(*device, "d2h", options_.num_d2h_streams),
-                                   device::StreamPool(*device, "d2d", kD2dStreams)});
+    per_device_.emplace(device->id(),
+                        PerDevice{device->create_memory_pool(options_.pool_reserve_bytes,
+                                                             options_.pool_release_threshold_bytes),
+                                  device::StreamPool(*device, "h2d", options_.num_h2d_streams),
+                                  device::StreamPool(*device, "d2h", options_.num_d2h_streams),
+                                  device::StreamPool(*device, "d2d", kD2dStreams)});
   }
 }
 
@@ -61,17 +61,42 @@ void TransferContext::Impl::end_work() noexcept {
   if (--in_flight_ == 0) { idle_.notify_all(); }
 }
 
-device::StreamPtr TransferContext::Impl::acquire_stream(DeviceId device, Direction direction) {
-  auto const found = streams_.find(device);
-  KVBM_EXPECTS(found != streams_.end(), NotFound,
-               fmt::format("device {} does not belong to this manager", device));
-  DeviceStreams& streams = found->second;
+TransferContext::Impl::PerDevice& TransferContext::Impl::per_device(DeviceId id) {
+  auto const found = per_device_.find(id);
+  KVBM_EXPECTS(found != per_device_.end(), NotFound,
+               fmt::format("device {} does not belong to this manager", id));
+  return found->second;
+}
+
+device::MemoryPool& TransferContext::Impl::memory_pool(DeviceId id) {
+  return *per_device(id).memory_pool;
+}
+
+device::StreamPtr TransferContext::Impl::acquire_stream(DeviceId device, LinkDirection direction) {
+  PerDevice& streams = per_device(device);
   switch (direction) {
-    case Direction::HostToDevice: return streams.h2d.acquire();
-    case Direction::DeviceToHost: return streams.d2h.acquire();
-    case Direction::DeviceToDevice: break;
+    case LinkDirection::HostToDevice: return streams.h2d.acquire();
+    case LinkDirection::DeviceToHost: return streams.d2h.acquire();
+    case LinkDirection::DeviceToDevice: break;
   }
   return streams.d2d.acquire();
+}
+
+device::DevicePtr const& TransferContext::Impl::device(DeviceId id) const {
+  auto const& devices = options_.devices;
+  auto const found = std::find_if(devices.begin(), devices.end(),
+                                  [id](auto const& device) { return device->id() == id; });
+  KVBM_EXPECTS(found != devices.end(), NotFound,
+               fmt::format("device {} does not belong to this manager", id));
+  return *found;
+}
+
+device::Device* TransferContext::Impl::device_of(device::Backend backend) const noexcept {
+  auto const& devices = options_.devices;
+  auto const found = std::find_if(devices.begin(), devices.end(), [backend](auto const& device) {
+    return device->backend() == backend;
+  });
+  return found != devices.end() ? found->get() : nullptr;
 }
 
 TransferContext::TransferContext(ContextOptions options)
@@ -80,25 +105,18 @@ TransferContext::TransferContext(ContextOptions options)
 TransferContext::~TransferContext() = default;
 
 device::StreamPtr TransferContext::acquire_h2d_stream() {
-  return impl_->acquire_stream(impl_->first_device(), Direction::HostToDevice);
+  return impl_->acquire_stream(impl_->first_device(), LinkDirection::HostToDevice);
 }
 
 device::StreamPtr TransferContext::acquire_d2h_stream() {
-  return impl_->acquire_stream(impl_->first_device(), Direction::DeviceToHost);
+  return impl_->acquire_stream(impl_->first_device(), LinkDirection::DeviceToHost);
 }
 
 device::StreamPtr TransferContext::acquire_d2d_stream() {
-  return impl_->acquire_stream(impl_->first_device(), Direction::DeviceToDevice);
+  return impl_->acquire_stream(impl_->first_device(), LinkDirection::DeviceToDevice);
 }
 
-device::DevicePtr TransferContext::device(DeviceId id) const {
-  auto const& devices = impl_->options_.devices;
-  auto const found = std::find_if(devices.begin(), devices.end(),
-                                  [id](auto const& device) { return device->id() == id; });
-  KVBM_EXPECTS(found != devices.end(), NotFound,
-               fmt::format("device {} does not belong to this manager", id));
-  return *found;
-}
+device::DevicePtr TransferContext::device(DeviceId id) const { return impl_->device(id); }
 
 std::vector<device::DevicePtr> const& TransferContext::devices() const noexcept {
   return impl_->options_.devices;
@@ -115,7 +133,7 @@ std::shared_ptr<memory::MemorySource> const& TransferContext::memory_source() co
 kernels::CopyEngine& TransferContext::copy_engine() noexcept { return impl_->copy_engine_; }
 
 device::MemoryPoolStats TransferContext::memory_pool_stats() const {
-  return impl_->memory_pool_->stats();
+  return impl_->memory_pool(impl_->first_device()).stats();
 }
 
 ContextOptions const& TransferContext::options() const noexcept { return impl_->options_; }

@@ -11,12 +11,9 @@
 
 #include "kvbm/transfer/context.hpp"
 #include "transfer/block_leases.hpp"
-#include "transfer/file_workers.hpp"
+#include "transfer/pipeline_workers.hpp"
 
 namespace kvbm::transfer {
-
-/// Which pool of a device's streams.
-enum class Direction { HostToDevice, DeviceToHost, DeviceToDevice };
 
 /// The state behind TransferContext. Members are destroyed in the reverse of the order in which
 /// work flows: workers first, then streams, then events.
@@ -28,7 +25,13 @@ class TransferContext::Impl {
   Impl& operator=(Impl const&) = delete;
 
   /// The next stream of a device's pool. @throws Error(NotFound)
-  device::StreamPtr acquire_stream(DeviceId device, Direction direction);
+  device::StreamPtr acquire_stream(DeviceId device, LinkDirection direction);
+  /// @throws Error(NotFound)
+  [[nodiscard]] device::DevicePtr const& device(DeviceId id) const;
+  /// Temporaries of a device. @throws Error(NotFound)
+  [[nodiscard]] device::MemoryPool& memory_pool(DeviceId id);
+  /// A device whose streams and events work together with `backend`'s; null if there is none.
+  [[nodiscard]] device::Device* device_of(device::Backend backend) const noexcept;
   /// First device: its streams serve host work that has to wait.
   [[nodiscard]] DeviceId first_device() const { return options_.devices.front()->id(); }
 
@@ -45,15 +48,16 @@ class TransferContext::Impl {
 
  public:
   kernels::CopyEngine copy_engine_;
-  struct DeviceStreams {
+  struct PerDevice {
+    std::unique_ptr<device::MemoryPool> memory_pool;
     device::StreamPool h2d;
     device::StreamPool d2h;
     device::StreamPool d2d;
   };
-  std::unique_ptr<device::MemoryPool> memory_pool_;
-  std::map<DeviceId, DeviceStreams> streams_;
+  [[nodiscard]] PerDevice& per_device(DeviceId id);
+  std::map<DeviceId, PerDevice> per_device_;
   BlockLeases block_leases_;
-  std::unique_ptr<FileWorkers> file_workers_;
+  std::unique_ptr<PipelineWorkers> pipeline_workers_;
 };
 
 }  // namespace kvbm::transfer

@@ -38,13 +38,13 @@ device::StreamPtr stream_for(TransferContext::Impl& context, PreparedTransfer::S
   bool const from_device = src.storage_kind() == StorageKind::Device;
   bool const to_device = dst.storage_kind() == StorageKind::Device;
   if (from_device && !to_device) {
-    return context.acquire_stream(src.device_id(), Direction::DeviceToHost);
+    return context.acquire_stream(src.device_id(), LinkDirection::DeviceToHost);
   }
   if (to_device && !from_device) {
-    return context.acquire_stream(dst.device_id(), Direction::HostToDevice);
+    return context.acquire_stream(dst.device_id(), LinkDirection::HostToDevice);
   }
   return context.acquire_stream(to_device ? dst.device_id() : context.first_device(),
-                                Direction::DeviceToDevice);
+                                LinkDirection::DeviceToDevice);
 }
 
 }  // namespace

@@ -27,8 +27,16 @@ TransferCompleteNotification execute_stream_copy(TransferContext::Impl& context,
                                                  std::span<BlockId const> src_blocks,
                                                  std::span<BlockId const> dst_blocks);
 
-/// DirectFile and StagedFile: on a file worker.
-TransferCompleteNotification execute_file_transfer(TransferContext::Impl& context,
+/// DmaCopy, SmCopy and StagedDma: on the caller's stream, else on one of the pool of the device.
+TransferCompleteNotification execute_device_copy(TransferContext::Impl& context,
+                                                 SharedState const& state,
+                                                 std::span<BlockId const> src_blocks,
+                                                 std::span<BlockId const> dst_blocks,
+                                                 Strategy strategy);
+
+/// PinnedStaging, DirectFile, StagedFile, and whatever else has to go on batch by batch so that it
+/// can be stopped: on a pipeline worker.
+TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
                                                    SharedState const& state,
                                                    std::span<BlockId const> src_blocks,
                                                    std::span<BlockId const> dst_blocks,

@@ -34,12 +34,19 @@ KvBlockLayout canonical_format(PhysicalLayout const& layout) {
   return layout.format().is_unknown() ? KvBlockLayout::Unknown : KvBlockLayout::OperationalNHD;
 }
 
+bool is_host_reachable(PhysicalLayout const& layout) {
+  return memory::is_memory(layout.storage_kind()) &&
+         layout.regions().front().host_data() != nullptr;
+}
+
+/// Memory that the CPU reaches, pinned where a device has to reach it too.
 PhysicalLayout make_canonical(PhysicalLayout const& like, std::uint64_t num_blocks) {
-  return PhysicalLayout::builder(like.source())
-      .config(like.config().with_num_blocks(num_blocks).with_alignment(1))
-      .fully_contiguous(canonical_format(like))
-      .allocate_system()
-      .build();
+  auto builder = PhysicalLayout::builder(like.source())
+                     .config(like.config().with_num_blocks(num_blocks).with_alignment(1))
+                     .fully_contiguous(canonical_format(like));
+  return like.storage_kind() == memory::StorageKind::Device && !is_host_reachable(like)
+             ? builder.allocate_pinned(like.device_id()).build()
+             : builder.allocate_system().build();
 }
 
 /// Box of one layer of one block between a layout and its canonical order.
@@ -156,7 +163,7 @@ void in_batches(PhysicalLayout const& layout, std::span<BlockId const> ids, Body
 std::vector<Checksum> hash_blocks(TransferContext& context, PhysicalLayout const& layout,
                                   std::span<BlockId const> ids, Scope scope) {
   check_ids(layout, ids);
-  if (memory::is_memory(layout.storage_kind())) { return hash_memory(context, layout, ids, scope); }
+  if (is_host_reachable(layout)) { return hash_memory(context, layout, ids, scope); }
   auto const borrowed = borrow(context);
   std::vector<Checksum> checksums;
   in_batches(layout, ids, [&](auto const& scratch, auto scratch_ids, auto part) {
@@ -228,7 +235,7 @@ std::vector<Checksum> layer_checksums(TransferContext& context, PhysicalLayout c
 void fill_blocks(TransferContext& context, PhysicalLayout const& layout,
                  std::span<BlockId const> block_ids, FillPattern const& pattern) {
   check_ids(layout, block_ids);
-  if (memory::is_memory(layout.storage_kind())) {
+  if (is_host_reachable(layout)) {
     fill_memory(context, layout, block_ids, block_ids, pattern);
     return;
   }

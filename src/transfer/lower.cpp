@@ -7,6 +7,7 @@
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/transfer/copy_plan.hpp"
+#include "transfer/shape_builder.hpp"
 
 namespace kvbm::transfer {
 namespace {
@@ -40,59 +41,6 @@ PlanSide lower_side(PhysicalLayout const& layout, IndexRange layers, std::uint64
   }
   return side;
 }
-
-class ShapeBuilder {
- public:
-  explicit ShapeBuilder(std::uint64_t element_bytes) { shape_.run_bytes = element_bytes; }
-
-  void add(std::uint64_t extent, std::int64_t src_stride, std::int64_t dst_stride) {
-    if (extent > 1) { shape_.dims[shape_.num_dims++] = {extent, src_stride, dst_stride}; }
-  }
-
-  kvbm_copy_template build() {
-    while (absorb_into_run()) {}
-    // Outermost = largest destination stride, so that writes walk forward through memory.
-    std::sort(
-        shape_.dims, shape_.dims + shape_.num_dims,
-        [](kvbm_copy_dim const& a, kvbm_copy_dim const& b) { return a.dst_stride > b.dst_stride; });
-    for (std::uint32_t outer = 0; outer + 1 < shape_.num_dims;) {
-      outer = merge_with_next(outer) ? 0 : outer + 1;
-    }
-    return shape_;
-  }
-
- private:
-  bool absorb_into_run() {
-    auto const run = static_cast<std::int64_t>(shape_.run_bytes);
-    for (std::uint32_t i = 0; i < shape_.num_dims; ++i) {
-      if (shape_.dims[i].src_stride == run && shape_.dims[i].dst_stride == run) {
-        shape_.run_bytes *= shape_.dims[i].extent;
-        remove(i);
-        return true;
-      }
-    }
-    return false;
-  }
-
-  bool merge_with_next(std::uint32_t outer) {
-    kvbm_copy_dim const& a = shape_.dims[outer];
-    kvbm_copy_dim& b = shape_.dims[outer + 1];
-    auto const steps = static_cast<std::int64_t>(b.extent);
-    if (a.src_stride != b.src_stride * steps || a.dst_stride != b.dst_stride * steps) {
-      return false;
-    }
-    b.extent *= a.extent;
-    remove(outer);
-    return true;
-  }
-
-  void remove(std::uint32_t i) {
-    std::move(shape_.dims + i + 1, shape_.dims + shape_.num_dims, shape_.dims + i);
-    --shape_.num_dims;
-  }
-
-  kvbm_copy_template shape_{};
-};
 
 /// The post-condition that every byte lies inside its region, for every block id.
 void check_bounds(PhysicalLayout const& layout, CopyPlan const& plan, PlanSide const& side,

@@ -99,6 +99,11 @@ Builder& Builder::spare(Spare spare) {
   return *this;
 }
 
+Builder& Builder::strategy(Strategy strategy) {
+  options_.strategy = strategy;
+  return *this;
+}
+
 TransferOptions Builder::build() const {
   KVBM_EXPECTS(!options_.timeout || options_.timeout->count() > 0, InvalidArgument,
                fmt::format("timeout {} ns is not positive; leave it out to wait for ever",

@@ -9,6 +9,7 @@
 
 #include "kvbm/transfer/prepared_transfer.hpp"
 #include "kvbm/transfer/validate.hpp"
+#include "transfer/device_copy.hpp"
 #include "transfer/memory_copy.hpp"
 
 namespace kvbm::transfer {
@@ -23,8 +24,13 @@ class PreparedTransfer::State {
   std::optional<ResolvedBounce> bounce;
   TransferOptions options;
   CopyPlan plan;
-  std::optional<MemoryCopy> copy;  ///< where both sides are memory
-  ChoiceInput choice;              ///< for one block; num_blocks is filled in per submission
+  std::optional<MemoryCopy> copy;         ///< where the CPU reaches both sides
+  std::optional<DeviceCopy> device_copy;  ///< where a side is device memory
+  ChoiceInput choice;                     ///< but for what depends on the blocks of a submission
+
+  /// The inputs of choose() for one submission.
+  [[nodiscard]] ChoiceInput choice_for(std::span<BlockId const> src_blocks,
+                                       std::span<BlockId const> dst_blocks) const;
 
   /// "Device FullyContiguous OperationalNHD -> Disk ...", for logs.
   [[nodiscard]] std::string describe() const;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
@@ -47,26 +48,32 @@ ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State 
   ChoiceInput input;
   input.src_kind = state.pair.src.storage_kind();
   input.dst_kind = state.pair.dst.storage_kind();
-  input.num_blocks = 1;
   input.bytes_per_block = state.plan.bytes_per_block;
   input.run_bytes = state.plan.shape.run_bytes;
   input.extents_match = extents_match(state.pair) && aligned_for_direct_io(state.pair);
   input.caller_stream = state.options.cuda_stream != nullptr;
   input.bounce_given = state.bounce.has_value();
+  input.wanted = state.options.strategy;
   input.capabilities = context.options().capabilities;
   input.preferences = context.options().preferences;
   input.spare = state.options.spare;
-  input.costs = context.options().costs;
+  input.costs = &context.options().costs;
   return input;
 }
 
-Decision decide(PreparedTransfer::State const& state, std::size_t num_blocks) {
-  ChoiceInput input = state.choice;
-  input.num_blocks = num_blocks;
-  auto const& events = state.options.wait_for;
-  input.must_wait = std::any_of(events.begin(), events.end(),
-                                [](auto const& event) { return !event->is_complete(); });
-  return choose(input);
+/// Whether the CPU may dereference all of a layout's memory.
+bool is_host_reachable(layout::PhysicalLayout const& layout) {
+  return memory::is_memory(layout.storage_kind()) &&
+         layout.regions().front().host_data() != nullptr;
+}
+
+/// A limit of multiprocessors means something only where a GPU takes part.
+void check_max_sms(PreparedTransfer::State const& state) {
+  if (state.options.max_sms && (!state.device_copy || state.device_copy->is_emulated())) {
+    throw UnsupportedError(
+        fmt::format("max_sms {} limits a GPU's multiprocessors, but no CUDA device takes part",
+                    *state.options.max_sms));
+  }
 }
 
 void check_blocks(PreparedTransfer::State const& state, std::span<BlockId const> src_blocks,
@@ -81,6 +88,15 @@ void check_blocks(PreparedTransfer::State const& state, std::span<BlockId const>
 std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Strategy strategy) {
   std::string const src = place(state.pair.src);
   std::string const dst = place(state.pair.dst);
+  if (strategy == Strategy::StagedDma) {
+    bool const to_host = state.device_copy->direction() == LinkDirection::DeviceToHost;
+    std::string const ring = fmt::format("ring of device {}", state.device_copy->device_id());
+    return {fmt::format("{} -> {} ({})", src, ring, to_host ? "kernel" : "DMA"),
+            fmt::format("{} -> {} ({})", ring, dst, to_host ? "DMA" : "kernel")};
+  }
+  if (strategy == Strategy::PinnedStaging) {
+    return {src + " -> pinned staging", "pinned staging -> " + dst};
+  }
   if (strategy != Strategy::StagedFile) { return {src + " -> " + dst}; }
   std::vector<std::string> hops;
   std::string from = src;
@@ -109,6 +125,20 @@ std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Str
 
 }  // namespace
 
+ChoiceInput PreparedTransfer::State::choice_for(std::span<BlockId const> src_blocks,
+                                                std::span<BlockId const> dst_blocks) const {
+  ChoiceInput input = choice;
+  input.num_blocks = src_blocks.size();
+  if (device_copy) { input.device = device_copy->choice(src_blocks, dst_blocks).device; }
+  if (options.cuda_stream != nullptr) {
+    input.capturing = options.cuda_stream->is_capturing();  // and then no event may be asked
+  } else {
+    input.must_wait = std::any_of(options.wait_for.begin(), options.wait_for.end(),
+                                  [](auto const& event) { return !event->is_complete(); });
+  }
+  return input;
+}
+
 std::string PreparedTransfer::State::describe() const {
   return place(pair.src) + " -> " + place(pair.dst);
 }
@@ -131,14 +161,21 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
                                              options,
                                              {},
                                              {},
+                                             {},
                                              {}});
   state->plan = lower(state->pair.src, state->pair.dst, state->pair.selection);
-  if (memory::is_memory(state->pair.src.storage_kind()) &&
-      memory::is_memory(state->pair.dst.storage_kind())) {
-    state->copy.emplace(state->plan, state->pair.src, state->pair.dst);
+  auto const& [src_layout, dst_layout] = std::tie(state->pair.src, state->pair.dst);
+  if (is_host_reachable(src_layout) && is_host_reachable(dst_layout)) {
+    state->copy.emplace(state->plan, src_layout, dst_layout);
   }
+  if (DeviceCopy::applies(src_layout, dst_layout)) {
+    state->device_copy.emplace(context->impl(), state->plan, src_layout, dst_layout);
+  }
+  check_max_sms(*state);
   state->choice = make_choice(*context, *state);
-  static_cast<void>(decide(*state, 1));  // refuses now what can never be done
+  BlockId const any_block = 0;
+  // Refuses now what can never be done.
+  static_cast<void>(choose_strategy(state->choice_for({&any_block, 1}, {&any_block, 1})));
   return PreparedTransfer(std::move(state));
 }
 
@@ -149,16 +186,21 @@ TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> s
                "the manager of this prepared transfer was destroyed");
   check_blocks(*state_, src_blocks, dst_blocks);
   if (src_blocks.empty()) { return TransferCompleteNotification::completed(); }
-  Strategy const strategy = decide(*state_, src_blocks.size()).strategy;
+  Strategy const strategy = choose_strategy(state_->choice_for(src_blocks, dst_blocks));
   switch (strategy) {
     case Strategy::HostCopy:
       return execute_host_copy(context->impl(), state_, src_blocks, dst_blocks);
     case Strategy::StreamCopy:
       return execute_stream_copy(context->impl(), state_, src_blocks, dst_blocks);
+    case Strategy::DmaCopy:
+    case Strategy::SmCopy:
+    case Strategy::StagedDma:
+      return execute_device_copy(context->impl(), state_, src_blocks, dst_blocks, strategy);
+    case Strategy::PinnedStaging:
     case Strategy::DirectFile:
     case Strategy::StagedFile: break;
   }
-  return execute_file_transfer(context->impl(), state_, src_blocks, dst_blocks, strategy);
+  return execute_pipeline(context->impl(), state_, src_blocks, dst_blocks, strategy);
 }
 
 TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_blocks,
@@ -168,7 +210,7 @@ TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_block
   explanation.plan = state_->plan;
   explanation.num_blocks = src_blocks.size();
   explanation.total_bytes = state_->plan.bytes_per_block * src_blocks.size();
-  explanation.decision = decide(*state_, src_blocks.size());
+  explanation.decision = choose(state_->choice_for(src_blocks, dst_blocks));
   explanation.hops = describe_hops(*state_, explanation.decision.strategy);
   return explanation;
 }
@@ -184,7 +226,7 @@ std::string TransferExplanation::to_string() const {
     text += fmt::format("hop {}: {}\n", i + 1, hops[i]);
   }
   for (auto const& candidate : decision.candidates) {
-    text += fmt::format("  {:<11} {:>12}  {}\n", transfer::to_string(candidate.strategy),
+    text += fmt::format("  {:<13} {:>12}  {}\n", transfer::to_string(candidate.strategy),
                         candidate.estimated_seconds
                             ? fmt::format("{:.3g} ms", *candidate.estimated_seconds * 1e3)
                             : std::string("refused"),

@@ -66,11 +66,6 @@ void check_options(TransferOptions const& options) {
         fmt::format("nixl_write_notification {} needs a remote destination; both sides are local",
                     *options.nixl_write_notification));
   }
-  if (options.max_sms) {
-    throw UnsupportedError(
-        fmt::format("max_sms {} limits a GPU's multiprocessors, but no CUDA device takes part",
-                    *options.max_sms));
-  }
   if (options.cuda_stream && (options.timeout || options.cancellation.stop_possible())) {
     throw UnsupportedError(
         "timeout and cancellation cannot be told through a caller's stream: its notification is "

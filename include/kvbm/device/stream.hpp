@@ -40,6 +40,9 @@ class Event {
   virtual void wait() const = 0;
   /// cudaEvent_t of a CUDA event, else nullptr.
   [[nodiscard]] virtual void* native_handle() const noexcept { return nullptr; }
+  [[nodiscard]] Backend backend() const noexcept {
+    return native_handle() != nullptr ? Backend::Cuda : Backend::Host;
+  }
 };
 using EventPtr = std::shared_ptr<Event>;
 

@@ -159,6 +159,12 @@ int kvbm_cuda_last_error(void);
 /** The name and words of a cudaError_t; never null. */
 char const* kvbm_cuda_error_string(int cuda_error);
 
+/**
+ * Makes `device` the calling thread's current device.
+ * @param previous  receives the one that was; may be null
+ */
+kvbm_status kvbm_cuda_make_current(int device, int* previous);
+
 /** How kvbm_cuda_strided_copy moves bytes. */
 typedef enum kvbm_cuda_way {
   KVBM_CUDA_WAY_AUTO = 0,

@@ -23,6 +23,14 @@
 
 namespace kvbm::manager {
 
+/// How often execute_transfer and prepare_transfer found their plan ready.
+struct PlanCacheStats {
+  std::uint64_t hits = 0;
+  std::uint64_t misses = 0;
+  std::size_t entries = 0;   ///< kept now
+  std::size_t capacity = 0;  ///< kept at most
+};
+
 /// The one door: registers layouts and moves blocks between them.
 ///
 /// Threads  all methods may be called concurrently.
@@ -84,10 +92,14 @@ class TransferManager {
       transfer::KvBlocks const& src, transfer::KvBlocks const& dst,
       transfer::TransferOptions const& options = {}) const;
 
-  /// Does everything but the block ids once.
+  /// Does everything but the block ids once. Kept for the next call with the same handles and
+  /// options, most recently used first; options with streams, events, a token or a bounce buffer
+  /// belong to one call and are not.
   [[nodiscard]] transfer::PreparedTransfer prepare_transfer(
       layout::LayoutHandle src, layout::LayoutHandle dst,
       transfer::TransferOptions const& options = {}) const;
+
+  [[nodiscard]] PlanCacheStats plan_cache_stats() const;
 
   /// Checksums and fills of registered layouts; see transfer/integrity.hpp.
   [[nodiscard]] std::vector<Checksum> block_checksums(layout::LayoutHandle handle,
@@ -122,7 +134,8 @@ class TransferManager::Builder {
   /// Use a NIXL backend, any number of times; build() throws UnsupportedError while this version
   /// has no remote room.
   Builder& nixl_backend(std::string name, std::map<std::string, std::string> parameters = {});
-  /// Use this CUDA device. build() throws UnsupportedError "no CUDA device: <reason>" without.
+  /// Use this CUDA device; several calls, several devices, the first one's streams are the pools.
+  /// build() throws UnsupportedError "no CUDA device: <reason>" without.
   Builder& cuda_device_id(DeviceId id);
   /// Use `count` emulated devices (ids 0 to count - 1) of `memory_bytes` each.
   Builder& host_device(unsigned count = 1, std::uint64_t memory_bytes = std::uint64_t{4} << 30U);
@@ -139,6 +152,7 @@ class TransferManager::Builder {
   Builder& file_workers(unsigned count);                                 ///< default 2
   Builder& staging_bytes(std::uint64_t bytes_per_worker);                ///< default 32 MiB
   Builder& cost_model(transfer::CostModel const& costs);
+  Builder& plan_cache_capacity(std::size_t count);  ///< default 64
   Builder& disk_io(std::shared_ptr<memory::DiskIo> disk_io);  ///< default memory::make_disk_io()
 
   /// @throws Error(InvalidArgument) naming a bad value; UnsupportedError

@@ -26,10 +26,12 @@ struct BounceBuffer {
   }
 };
 
+enum class Strategy;  // strategy.hpp
+
 /// What a transfer should leave to others.
 enum class Spare {
   Fastest,   ///< whatever is quickest
-  SpareSms,  ///< leave the GPU's multiprocessors to the model
+  SpareSms,  ///< leave the GPU's multiprocessors and its memory to the model
   SpareCpu,  ///< leave the CPU to others: host copies run in one thread
 };
 
@@ -71,6 +73,8 @@ class TransferOptions {
   /// Limit of GPU multiprocessors; refused where no GPU takes part.
   std::optional<unsigned> max_sms;
   Spare spare = Spare::Fastest;
+  /// Only this strategy, for measurements and tests; refused with the reason where it cannot work.
+  std::optional<Strategy> strategy;
 };
 
 /// Fluent construction of TransferOptions, in the guide's spelling.
@@ -95,6 +99,7 @@ class TransferOptions::Builder {
   Builder& priority(int priority);
   Builder& max_sms(unsigned max_sms);
   Builder& spare(Spare spare);
+  Builder& strategy(Strategy strategy);
   /// @throws Error(InvalidArgument) timeout <= 0, max_sms 0
   [[nodiscard]] TransferOptions build() const;
 

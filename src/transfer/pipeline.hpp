@@ -10,8 +10,8 @@
 
 #include "kvbm/memory/block_file.hpp"
 #include "kvbm/transfer/strategy.hpp"
-#include "transfer/file_workers.hpp"
-#include "transfer/memory_copy.hpp"
+#include "transfer/pipeline_workers.hpp"
+#include "transfer/local_copy.hpp"
 #include "transfer/transfer_job.hpp"
 
 namespace kvbm::transfer {
@@ -19,11 +19,12 @@ namespace kvbm::transfer {
 /// Moves blocks along a path of stations in batches: a file or memory at either end, staging or a
 /// bounce buffer between. Hops overlap: while one half of the staging blocks is read or written,
 /// the other one is copied. A file at the end is written in whole extents; where the transfer
-/// changes only a part of them they are read first.
-class FilePipeline {
+/// changes only a part of them they are read first. Without a file it is a path between memories
+/// that can be stopped from batch to batch.
+class Pipeline {
  public:
   /// @throws Error(OutOfMemory) no staging memory
-  FilePipeline(TransferJob& job, FileWorkerResources& resources, Strategy strategy);
+  Pipeline(TransferJob& job, PipelineResources& resources, Strategy strategy);
 
   /// Moves everything, or until the job should stop; all I/O has ended when it returns.
   void run();
@@ -74,10 +75,11 @@ class FilePipeline {
   [[nodiscard]] bool writes() const { return stations_.back().is_file(); }
 
   TransferJob& job_;
-  FileWorkerResources& resources_;
+  PipelineResources& resources_;
   IndexRange layers_;
   std::vector<Station> stations_;
-  std::vector<MemoryCopy> copies_;  ///< between neighbouring memory stations
+  std::vector<LocalCopy> copies_;   ///< between neighbouring memory stations
+  std::optional<Strategy> hop_strategy_;  ///< of a single hop that was chosen already
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;
   bool partial_write_ = false;

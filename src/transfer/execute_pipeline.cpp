@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -9,8 +8,9 @@
 #include "transfer/block_leases.hpp"
 #include "transfer/executors.hpp"
 #include "transfer/file_geometry.hpp"
-#include "transfer/file_pipeline.hpp"
+#include "transfer/pipeline.hpp"
 #include "transfer/transfer_job.hpp"
+#include "transfer/when_all_complete.hpp"
 
 namespace kvbm::transfer {
 namespace {
@@ -31,7 +31,7 @@ std::vector<BlockLeases::Key> keys_of(PreparedTransfer::State const& state,
   return keys;
 }
 
-void run_pipeline(TransferJob& job, FileWorkerResources& resources, Strategy strategy,
+void run_pipeline(TransferJob& job, PipelineResources& resources, Strategy strategy,
                   BlockLeases::Lease lease) {
   if (!job.begin()) { return; }
   std::size_t num_done = 0;
@@ -40,7 +40,7 @@ void run_pipeline(TransferJob& job, FileWorkerResources& resources, Strategy str
   {
     // All of this ends before the job does: whoever waits for it may take file and blocks at once.
     BlockLeases::Lease const held = std::move(lease);
-    std::optional<FilePipeline> pipeline;
+    std::optional<Pipeline> pipeline;
     try {
       pipeline.emplace(job, resources, strategy);
       pipeline->run();
@@ -63,7 +63,7 @@ void run_pipeline(TransferJob& job, FileWorkerResources& resources, Strategy str
 
 }  // namespace
 
-TransferCompleteNotification execute_file_transfer(TransferContext::Impl& context,
+TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
                                                    SharedState const& state,
                                                    std::span<BlockId const> src_blocks,
                                                    std::span<BlockId const> dst_blocks,
@@ -72,28 +72,22 @@ TransferCompleteNotification execute_file_transfer(TransferContext::Impl& contex
   auto job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
   auto const notification = job->notification();
   auto post = [&context, job, keys = keys_of(*state, dst_blocks, strategy), strategy,
-               priority = options.priority]() mutable {
+               priority = options.priority](std::exception_ptr const& error) mutable {
+    if (error != nullptr) {
+      if (job->begin()) { job->finish(0, {}, error); }
+      return;
+    }
     context.block_leases_.request(
         std::move(keys), [&context, job, strategy, priority](BlockLeases::Lease lease) {
           auto const shared = std::make_shared<BlockLeases::Lease>(std::move(lease));
-          context.file_workers_->post(priority,
-                                      [job, strategy, shared](FileWorkerResources& resources) {
-                                        run_pipeline(*job, resources, strategy, std::move(*shared));
-                                      });
+          context.pipeline_workers_->post(priority,
+                                          [job, strategy, shared](PipelineResources& resources) {
+                                            run_pipeline(*job, resources, strategy,
+                                                         std::move(*shared));
+                                          });
         });
   };
-  bool const must_wait = std::any_of(options.wait_for.begin(), options.wait_for.end(),
-                                     [](auto const& event) { return !event->is_complete(); });
-  if (must_wait) {
-    // A stream waits, so that no file worker does.
-    auto const stream = context.acquire_stream(context.first_device(), Direction::DeviceToHost);
-    for (auto const& event : options.wait_for) {
-      stream->wait(event);
-    }
-    stream->enqueue(std::move(post));
-  } else {
-    post();
-  }
+  when_all_complete(context, options.wait_for, std::move(post));
   for (auto const& waiting : options.record_on) {
     waiting->enqueue([notification] {
       while (!notification.is_ready()) {

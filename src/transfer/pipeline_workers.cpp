@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "transfer/file_workers.hpp"
+#include "transfer/pipeline_workers.hpp"
 
 #include <pthread.h>
 
@@ -11,11 +11,11 @@
 
 namespace kvbm::transfer {
 
-FileWorkerResources::FileWorkerResources(std::shared_ptr<memory::MemorySource> source,
+PipelineResources::PipelineResources(std::shared_ptr<memory::MemorySource> source,
                                          std::uint64_t staging_bytes)
     : source_(std::move(source)), staging_bytes_(staging_bytes) {}
 
-std::span<std::byte> FileWorkerResources::staging(std::uint64_t bytes) {
+std::span<std::byte> PipelineResources::staging(std::uint64_t bytes) {
   if (staging_.empty() || staging_.front().bytes() < bytes) {
     // Queues may know the old memory to the kernel: they go first.
     read_queues_ = {};
@@ -28,7 +28,7 @@ std::span<std::byte> FileWorkerResources::staging(std::uint64_t bytes) {
   return {staging_.front().host_data(), staging_.front().bytes()};
 }
 
-void FileWorkerResources::make_queues() {
+void PipelineResources::make_queues() {
   for (auto* const queues : {&read_queues_, &write_queues_}) {
     for (auto& queue : *queues) {
       queue = std::make_unique<memory::BlockFile::Queue>(source_->disk_io());
@@ -39,17 +39,17 @@ void FileWorkerResources::make_queues() {
   }
 }
 
-memory::BlockFile::Queue& FileWorkerResources::read_queue(std::size_t half) {
+memory::BlockFile::Queue& PipelineResources::read_queue(std::size_t half) {
   if (read_queues_[half] == nullptr) { make_queues(); }
   return *read_queues_[half];
 }
 
-memory::BlockFile::Queue& FileWorkerResources::write_queue(std::size_t half) {
+memory::BlockFile::Queue& PipelineResources::write_queue(std::size_t half) {
   if (write_queues_[half] == nullptr) { make_queues(); }
   return *write_queues_[half];
 }
 
-void FileWorkerResources::drain() {
+void PipelineResources::drain() {
   for (auto* const queues : {&read_queues_, &write_queues_}) {
     for (auto& queue : *queues) {
       if (queue != nullptr) { static_cast<void>(queue->finish()); }
@@ -57,13 +57,13 @@ void FileWorkerResources::drain() {
   }
 }
 
-FileWorkers::FileWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
+PipelineWorkers::PipelineWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
                          std::uint64_t staging_bytes)
     : num_threads_(std::max(num_threads, 1U)),
       source_(std::move(source)),
       staging_bytes_(staging_bytes) {}
 
-FileWorkers::~FileWorkers() {
+PipelineWorkers::~PipelineWorkers() {
   {
     std::lock_guard const lock(mutex_);
     stopping_ = true;
@@ -74,7 +74,7 @@ FileWorkers::~FileWorkers() {
   }
 }
 
-void FileWorkers::post(int priority, Job job) {
+void PipelineWorkers::post(int priority, Job job) {
   {
     std::lock_guard const lock(mutex_);
     queue_.push({priority, next_sequence_++, std::make_shared<Job>(std::move(job))});
@@ -87,9 +87,9 @@ void FileWorkers::post(int priority, Job job) {
   wake_.notify_one();
 }
 
-void FileWorkers::run(unsigned index) {
+void PipelineWorkers::run(unsigned index) {
   pthread_setname_np(pthread_self(), ("kvbm-file-" + std::to_string(index)).c_str());
-  FileWorkerResources resources(source_, staging_bytes_);
+  PipelineResources resources(source_, staging_bytes_);
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "transfer/file_pipeline.hpp"
+#include "transfer/pipeline.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -57,7 +57,7 @@ bool is_never_written(std::exception_ptr const& error) {
 
 }  // namespace
 
-FilePipeline::FilePipeline(TransferJob& job, FileWorkerResources& resources, Strategy strategy)
+Pipeline::Pipeline(TransferJob& job, PipelineResources& resources, Strategy strategy)
     : job_(job),
       resources_(resources),
       layers_(job.state().pair.selection.layers),
@@ -67,7 +67,7 @@ FilePipeline::FilePipeline(TransferJob& job, FileWorkerResources& resources, Str
   plan_copies();
 }
 
-void FilePipeline::plan_path(Strategy strategy) {
+void Pipeline::plan_path(Strategy strategy) {
   auto const& pair = job_.state().pair;
   auto const& selection = pair.selection;
   auto const& bounce = job_.state().bounce;
@@ -83,7 +83,13 @@ void FilePipeline::plan_path(Strategy strategy) {
       if (to_file && !(reads() && match && !bounce)) { add_staging(pair.dst, selection.dst_heads); }
     }
   }
+  if (strategy == Strategy::PinnedStaging) {
+    bool const to_host = pair.src.storage_kind() == memory::StorageKind::Device;
+    add_staging(to_host ? pair.dst : pair.src,
+                to_host ? selection.dst_heads : selection.src_heads);
+  }
   stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false, {}});
+  if (stations_.size() == 2 && !reads() && !writes()) { hop_strategy_ = strategy; }
   shared_staging_ = reads() && writes() && stations_.size() == 3;
   partial_write_ = writes() && is_partial(pair.dst, layers_, selection.dst_heads);
 
@@ -99,11 +105,11 @@ void FilePipeline::plan_path(Strategy strategy) {
   }
 }
 
-void FilePipeline::add_staging(PhysicalLayout const& like, IndexRange heads) {
+void Pipeline::add_staging(PhysicalLayout const& like, IndexRange heads) {
   stations_.push_back({like, heads, {}, {}, true, {}});
 }
 
-void FilePipeline::add_bounce() {
+void Pipeline::add_bounce() {
   auto const& bounce = *job_.state().bounce;
   auto const& selection = job_.state().pair.selection;
   bool const like_src =
@@ -121,7 +127,7 @@ void FilePipeline::add_bounce() {
   stations_.push_back(std::move(station));
 }
 
-void FilePipeline::plan_batches() {
+void Pipeline::plan_batches() {
   std::size_t const num_blocks = job_.src_blocks().size();
   std::uint64_t per_block = job_.state().plan.bytes_per_block;
   std::size_t num_stagings = 0;
@@ -145,7 +151,7 @@ void FilePipeline::plan_batches() {
   allocate_staging();
 }
 
-void FilePipeline::allocate_staging() {
+void Pipeline::allocate_staging() {
   std::uint64_t const num_blocks = num_halves_ * batch_blocks_;
   std::uint64_t total = 0;
   std::vector<std::uint64_t> offsets;
@@ -168,30 +174,31 @@ void FilePipeline::allocate_staging() {
   }
 }
 
-void FilePipeline::plan_copies() {
+void Pipeline::plan_copies() {
   std::size_t const first = reads() ? 1 : 0;
   std::size_t const last = stations_.size() - (writes() ? 2 : 1);
   for (std::size_t i = first; i < last; ++i) {
     Station const& from = stations_[i];
     Station const& to = stations_[i + 1];
-    copies_.emplace_back(lower(from.layout, to.layout, {layers_, from.heads, to.heads}),
+    copies_.emplace_back(job_.context(),
+                         lower(from.layout, to.layout, {layers_, from.heads, to.heads}),
                          from.layout, to.layout);
   }
 }
 
-std::optional<FilePipeline::Batch> FilePipeline::batch(std::size_t number) const {
+std::optional<Pipeline::Batch> Pipeline::batch(std::size_t number) const {
   std::size_t const first = number * batch_blocks_;
   std::size_t const num_blocks = job_.src_blocks().size();
   if (first >= num_blocks) { return std::nullopt; }
   return Batch{first, std::min(batch_blocks_, num_blocks - first), number % num_halves_};
 }
 
-std::span<BlockId const> FilePipeline::ids(Station const& station, Batch const& batch) const {
+std::span<BlockId const> Pipeline::ids(Station const& station, Batch const& batch) const {
   return station.list.empty() ? std::span(station.halves[batch.half]).first(batch.count)
                               : station.list.subspan(batch.first, batch.count);
 }
 
-void FilePipeline::append_extents(Station const& file, Station const& memory, Batch const& batch,
+void Pipeline::append_extents(Station const& file, Station const& memory, Batch const& batch,
                                   std::size_t position) {
   std::size_t const i = position - batch.first;
   BlockId const file_block = ids(file, batch)[i];
@@ -206,7 +213,7 @@ void FilePipeline::append_extents(Station const& file, Station const& memory, Ba
   }
 }
 
-void FilePipeline::start_read(Station const& file, Station const& memory, Batch const& batch) {
+void Pipeline::start_read(Station const& file, Station const& memory, Batch const& batch) {
   io_.clear();
   auto& reading = reading_[batch.half];
   reading.clear();
@@ -218,7 +225,7 @@ void FilePipeline::start_read(Station const& file, Station const& memory, Batch 
   resources_.read_queue(batch.half).start_read(file.layout.regions().front().file(), io_);
 }
 
-void FilePipeline::finish_read(Batch const& batch, bool missing_is_empty) {
+void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
   auto const errors = resources_.read_queue(batch.half).finish();
   Station const& file = missing_is_empty ? stations_.back() : stations_.front();
   std::size_t const per_block = file.extents.size();
@@ -234,17 +241,17 @@ void FilePipeline::finish_read(Batch const& batch, bool missing_is_empty) {
   }
 }
 
-void FilePipeline::zero_missing(Station const& memory, Batch const& batch, std::size_t position,
+void Pipeline::zero_missing(Station const& memory, Batch const& batch, std::size_t position,
                                 std::uint32_t number) {
   BlockId const block = ids(memory, batch)[position - batch.first];
   auto const extent = memory.layout.extent(block, number);
   std::memset(memory.layout.regions()[extent.region].host_data() + extent.offset, 0, extent.bytes);
 }
 
-void FilePipeline::copy(Batch const& batch) {
+void Pipeline::copy(Batch const& batch) {
   auto const& options = job_.state().options;
   std::size_t station = reads() ? 1 : 0;
-  for (MemoryCopy const& hop : copies_) {
+  for (LocalCopy const& hop : copies_) {
     auto const from = ids(stations_[station], batch);
     auto const to = ids(stations_[station + 1], batch);
     ++station;
@@ -258,14 +265,14 @@ void FilePipeline::copy(Batch const& batch) {
       while (end < batch.count && alive_[batch.first + end]) {
         ++end;
       }
-      hop.run(job_.context().copy_engine_, from.subspan(i, end - i), to.subspan(i, end - i),
-              options.priority, options.spare);
+      hop.run(job_.context(), from.subspan(i, end - i), to.subspan(i, end - i), options,
+              hop_strategy_);
       i = end;
     }
   }
 }
 
-void FilePipeline::start_write(Batch const& batch) {
+void Pipeline::start_write(Batch const& batch) {
   Station const& file = stations_.back();
   Station const& memory = stations_[stations_.size() - 2];
   io_.clear();
@@ -279,7 +286,7 @@ void FilePipeline::start_write(Batch const& batch) {
   resources_.write_queue(batch.half).start_write(file.layout.regions().front().file(), io_);
 }
 
-void FilePipeline::finish_write(std::size_t half) {
+void Pipeline::finish_write(std::size_t half) {
   if (write_end_[half] == 0) { return; }
   auto const errors = resources_.write_queue(half).finish();
   for (std::size_t i = 0; i < errors.size(); ++i) {
@@ -291,13 +298,13 @@ void FilePipeline::finish_write(std::size_t half) {
   num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
 }
 
-void FilePipeline::fail(std::size_t position, std::exception_ptr error) {
+void Pipeline::fail(std::size_t position, std::exception_ptr error) {
   if (!alive_[position]) { return; }  // the first failing extent speaks for its block
   alive_[position] = false;
   failed_.push_back({position, std::move(error)});
 }
 
-void FilePipeline::run() {
+void Pipeline::run() {
   if (reads()) { start_read(stations_[0], stations_[1], *batch(0)); }
   for (std::size_t number = 0; auto const current = batch(number); ++number) {
     if (job_.should_stop()) {
@@ -332,7 +339,7 @@ void FilePipeline::run() {
   finish_write(zero_first ? 1 : 0);
 }
 
-std::vector<FailedBlock> FilePipeline::take_failed() {
+std::vector<FailedBlock> Pipeline::take_failed() {
   std::sort(failed_.begin(), failed_.end(),
             [](FailedBlock const& a, FailedBlock const& b) { return a.position < b.position; });
   return std::move(failed_);

@@ -20,9 +20,9 @@ namespace kvbm::transfer {
 
 /// What one file worker keeps between transfers: pinned staging memory and I/O queues, two of each
 /// direction so that one half of a pipeline moves while the other is filled.
-class FileWorkerResources {
+class PipelineResources {
  public:
-  FileWorkerResources(std::shared_ptr<memory::MemorySource> source, std::uint64_t staging_bytes);
+  PipelineResources(std::shared_ptr<memory::MemorySource> source, std::uint64_t staging_bytes);
 
   /// At least `bytes` of staging memory, aligned for direct I/O; valid until the next call.
   /// @throws Error(OutOfMemory)
@@ -45,15 +45,15 @@ class FileWorkerResources {
 
 /// A few named threads that run file transfers, highest priority first, first come first served
 /// within one. They start with the first job. The destructor runs what is queued, then joins.
-class FileWorkers {
+class PipelineWorkers {
  public:
-  using Job = std::function<void(FileWorkerResources&)>;  ///< must not throw
+  using Job = std::function<void(PipelineResources&)>;  ///< must not throw
 
-  FileWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
+  PipelineWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
               std::uint64_t staging_bytes);
-  ~FileWorkers();
-  FileWorkers(FileWorkers const&) = delete;
-  FileWorkers& operator=(FileWorkers const&) = delete;
+  ~PipelineWorkers();
+  PipelineWorkers(PipelineWorkers const&) = delete;
+  PipelineWorkers& operator=(PipelineWorkers const&) = delete;
 
   void post(int priority, Job job);
 

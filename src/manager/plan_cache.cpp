@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "manager/plan_cache.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvbm::manager {
+
+std::optional<PlanCache::Key> PlanCache::Key::of(layout::LayoutHandle src,
+                                                 layout::LayoutHandle dst,
+                                                 transfer::TransferOptions const& options) {
+  if (options.cuda_stream != nullptr || !options.wait_for.empty() || !options.record_on.empty() ||
+      options.cancellation.stop_possible() || options.nixl_write_notification ||
+      options.bounce_buffer) {
+    return std::nullopt;
+  }
+  Key key;
+  key.src_ = src;
+  key.dst_ = dst;
+  key.options_ = options;
+  return key;
+}
+
+bool operator==(PlanCache::Key const& a, PlanCache::Key const& b) {
+  auto const& x = a.options_;
+  auto const& y = b.options_;
+  return a.src_ == b.src_ && a.dst_ == b.dst_ && x.layer_range == y.layer_range &&
+         x.src_head_range == y.src_head_range && x.dst_head_range == y.dst_head_range &&
+         x.src_kv_layout == y.src_kv_layout && x.dst_kv_layout == y.dst_kv_layout &&
+         x.timeout == y.timeout && x.priority == y.priority && x.max_sms == y.max_sms &&
+         x.spare == y.spare && x.strategy == y.strategy;
+}
+
+transfer::PreparedTransfer PlanCache::get(
+    Key const& key, std::function<transfer::PreparedTransfer()> const& prepare) {
+  std::uint64_t forgotten = 0;
+  {
+    std::lock_guard const lock(mutex_);
+    forgotten = forgotten_;
+    auto const found = std::find_if(entries_.begin(), entries_.end(),
+                                    [&key](Entry const& entry) { return entry.key == key; });
+    if (found != entries_.end()) {
+      ++hits_;
+      entries_.splice(entries_.begin(), entries_, found);
+      return found->prepared;
+    }
+    ++misses_;
+  }
+  auto prepared = prepare();
+  std::lock_guard const lock(mutex_);
+  if (forgotten != forgotten_) { return prepared; }  // perhaps of a layout that is gone by now
+  entries_.push_front({key, prepared});
+  if (entries_.size() > capacity_) { entries_.pop_back(); }
+  return prepared;
+}
+
+void PlanCache::forget(layout::LayoutHandle handle) {
+  std::lock_guard const lock(mutex_);
+  ++forgotten_;
+  std::erase_if(entries_, [handle](Entry const& entry) {
+    return entry.key.src_ == handle || entry.key.dst_ == handle;
+  });
+}
+
+PlanCacheStats PlanCache::stats() const {
+  std::lock_guard const lock(mutex_);
+  return {hits_, misses_, entries_.size(), capacity_};
+}
+
+}  // namespace kvbm::manager
