@@ -14,4 +14,12 @@ DevicePtr make_cuda_device(DeviceId /*id*/) {
   throw UnsupportedError("no CUDA device: " + cuda_unavailable_reason());
 }
 
+StreamPtr wrap_cuda_stream(DeviceId /*id*/, void* /*native_handle*/) {
+  throw UnsupportedError("no CUDA device: " + cuda_unavailable_reason());
+}
+
+EventPtr wrap_cuda_event(DeviceId /*id*/, void* /*native_handle*/) {
+  throw UnsupportedError("no CUDA device: " + cuda_unavailable_reason());
+}
+
 }  // namespace kvbm::device

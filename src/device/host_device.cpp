@@ -10,6 +10,7 @@
 #include "device/stream_registry.hpp"
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
+#include "kvbm/core/log.hpp"
 #include "kvbm/device/device.hpp"
 
 namespace kvbm::device {
@@ -26,13 +27,32 @@ std::string describe_bytes(std::uint64_t bytes) {
   return fmt::format("{:.4g} {}", value, kUnits[unit]);
 }
 
+// The thread on which the callbacks of a device run, one at a time; started by the first. Alive
+// until the last callback has run, whoever is the last to hold it.
+class CallbackThread {
+ public:
+  CallbackThread(std::string name, std::shared_ptr<StreamRegistry> registry)
+      : state_(std::make_shared<StreamState>(std::move(name), has_cpus_to_spare())),
+        registry_(std::move(registry)) {}
+  ~CallbackThread() { registry_->retire(state_); }
+  CallbackThread(CallbackThread const&) = delete;
+  CallbackThread& operator=(CallbackThread const&) = delete;
+
+  void enqueue(std::function<void()> work) { state_->enqueue(std::move(work)); }
+
+ private:
+  std::shared_ptr<StreamState> const state_;
+  std::shared_ptr<StreamRegistry> const registry_;
+};
+
 class HostDevice final : public Device {
  public:
   HostDevice(DeviceId id, HostDeviceOptions const& options)
       : id_(id),
         name_(fmt::format("host device {} ({})", id, describe_bytes(options.memory_bytes))),
         memory_(std::make_shared<HostMemorySpace>(id, options.memory_bytes)),
-        streams_(std::make_shared<StreamRegistry>()) {}
+        streams_(std::make_shared<StreamRegistry>()),
+        callbacks_(std::make_shared<CallbackThread>(fmt::format("done.{}", id), streams_)) {}
   HostDevice(HostDevice const&) = delete;
   HostDevice& operator=(HostDevice const&) = delete;
   ~HostDevice() override { streams_->close(); }
@@ -59,6 +79,8 @@ class HostDevice final : public Device {
       std::uint64_t reserve_bytes, std::uint64_t release_threshold_bytes) override {
     return make_host_memory_pool(memory_, reserve_bytes, release_threshold_bytes);
   }
+  void when_complete(EventPtr const& event,
+                     std::function<void(std::exception_ptr)> callback) override;
   void synchronize() override { streams_->synchronize(); }
 
  private:
@@ -66,7 +88,36 @@ class HostDevice final : public Device {
   std::string const name_;
   std::shared_ptr<HostMemorySpace> const memory_;
   std::shared_ptr<StreamRegistry> const streams_;
+  std::shared_ptr<CallbackThread> const callbacks_;
 };
+
+void HostDevice::when_complete(EventPtr const& event,
+                               std::function<void(std::exception_ptr)> callback) {
+  KVBM_EXPECTS(event != nullptr, InvalidArgument,
+               fmt::format("{}: when_complete of a null event", name_));
+  KVBM_EXPECTS(callback != nullptr, InvalidArgument,
+               fmt::format("{}: when_complete with an empty callback", name_));
+  auto const* const host_event = dynamic_cast<HostEvent const*>(event.get());
+  KVBM_EXPECTS(host_event != nullptr, InvalidArgument,
+               fmt::format("{}: when_complete of an event of another backend; ask the device that "
+                           "created it",
+                           name_));
+  auto call = [callback = std::move(callback)] { callback(nullptr); };
+  Point const point = host_event->point();
+  if (point.is_complete()) {
+    callbacks_->enqueue(std::move(call));
+    return;
+  }
+  point.stream->when_ended(point.ticket, [callbacks = callbacks_, call = std::move(call)] {
+    try {
+      callbacks->enqueue(call);
+    } catch (Error const& error) {
+      // No thread to be had: better from the stream's than never.
+      log::write(log::Level::Error, error.what());
+      call();
+    }
+  });
+}
 
 }  // namespace
 

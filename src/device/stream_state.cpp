@@ -10,6 +10,7 @@
 #include <exception>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/log.hpp"
@@ -93,6 +94,18 @@ Point StreamState::end() {
   return Point{shared_from_this(), num_enqueued()};
 }
 
+void StreamState::when_ended(std::uint64_t ticket, std::function<void()> then) {
+  {
+    std::lock_guard const lock(mutex_);
+    if (num_ended() < ticket) {
+      continuations_.emplace(ticket, std::move(then));
+      awaited_ticket_ = std::min(awaited_ticket_, ticket);
+      return;
+    }
+  }
+  then();
+}
+
 void StreamState::wait_for(std::uint64_t ticket) {
   if (num_ended() >= ticket) { return; }
   KVBM_EXPECTS(!on_own_thread(), InvalidArgument,
@@ -145,15 +158,28 @@ void StreamState::run() {
     lock.lock();
     std::uint64_t const ended = ended_.load(std::memory_order_relaxed) + 1;
     ended_.store(ended, std::memory_order_release);
-    if (ended >= awaited_ticket_) {
-      // Whoever waits for a later one asks again.
-      awaited_ticket_ = std::numeric_limits<std::uint64_t>::max();
-      lock.unlock();
-      work_ended_.notify_all();
-      lock.lock();
-    }
+    if (ended >= awaited_ticket_) { announce(lock, ended); }
   }
   finished_.store(true, std::memory_order_release);
+}
+
+void StreamState::announce(std::unique_lock<std::mutex>& lock, std::uint64_t ended) {
+  std::vector<std::function<void()>> due;
+  auto const later = continuations_.upper_bound(ended);
+  for (auto at = continuations_.begin(); at != later; ++at) {
+    due.push_back(std::move(at->second));
+  }
+  continuations_.erase(continuations_.begin(), later);
+  // Whoever sleeps for a later one asks again.
+  awaited_ticket_ = continuations_.empty() ? std::numeric_limits<std::uint64_t>::max()
+                                           : continuations_.begin()->first;
+  lock.unlock();
+  work_ended_.notify_all();
+  for (auto& then : due) {
+    then();
+    then = nullptr;  // it may hold what must go outside the lock
+  }
+  lock.lock();
 }
 
 void StreamState::execute(Item& item) const noexcept {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -48,6 +49,9 @@ class StreamState : public std::enable_shared_from_this<StreamState> {
 
   /// The present end.
   [[nodiscard]] Point end();
+  /// Calls `then` when the first `ticket` pieces have ended: on the stream's thread, or right here
+  /// if they have. It must be short and must not throw.
+  void when_ended(std::uint64_t ticket, std::function<void()> then);
   /// Blocks until the first `ticket` pieces have ended.
   /// @throws Error(InvalidArgument) on the stream's own thread, if they have not
   void wait_for(std::uint64_t ticket);
@@ -77,6 +81,8 @@ class StreamState : public std::enable_shared_from_this<StreamState> {
 
   void push(std::unique_lock<std::mutex>& lock, Item item);
   void run();
+  // Tells whoever waits for tickets up to `ended`.
+  void announce(std::unique_lock<std::mutex>& lock, std::uint64_t ended);
   void execute(Item& item) const noexcept;
   void poll_for_work() const noexcept;
 
@@ -90,7 +96,9 @@ class StreamState : public std::enable_shared_from_this<StreamState> {
   bool closing_ = false;
   std::thread thread_;
   std::thread::id thread_id_;
-  // Lowest ticket that somebody sleeps for, so that other pieces end without a wake-up.
+  std::multimap<std::uint64_t, std::function<void()>> continuations_;  // by ticket
+  // Lowest ticket that somebody sleeps for or continues after, so that other pieces end without a
+  // wake-up.
   std::uint64_t awaited_ticket_ = std::numeric_limits<std::uint64_t>::max();
   // Written under the lock, read without.
   std::atomic<std::uint64_t> enqueued_{0};
