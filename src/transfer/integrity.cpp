@@ -7,12 +7,14 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "kvbm/core/checksum_stream.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/transfer/prepared_transfer.hpp"
 #include "transfer/context_impl.hpp"
+#include "transfer/stream_copies.hpp"
 
 namespace kvbm::transfer {
 namespace {
@@ -52,9 +54,12 @@ PhysicalLayout make_canonical(PhysicalLayout const& like, std::uint64_t num_bloc
 /// Box of one layer of one block between a layout and its canonical order.
 struct LayerBox {
   kvbm_copy_template shape;
-  std::byte* base;  ///< block 0 in the layout
+  std::uintptr_t base;  ///< block 0 in the layout
   std::uint64_t block_stride;
-  [[nodiscard]] std::byte* of(BlockId block) const { return base + block * block_stride; }
+  /// @pre the CPU reaches this memory
+  [[nodiscard]] std::byte* of(BlockId block) const {
+    return reinterpret_cast<std::byte*>(base + block * block_stride);
+  }
 };
 
 enum class Way { ToCanonical, FromCanonical };
@@ -72,8 +77,7 @@ std::vector<LayerBox> layer_boxes(PhysicalLayout const& layout, Way way) {
     CopyPlan const plan =
         to ? lower(layout, canonical, selection) : lower(canonical, layout, selection);
     PlanSide const& side = to ? plan.src : plan.dst;
-    std::byte* const region = layout.regions()[side.segments[0].region].host_data();
-    KVBM_EXPECTS(region != nullptr, Unsupported, "this memory is not reachable by the CPU");
+    std::uintptr_t const region = layout.regions()[side.segments[0].region].address();
     boxes.push_back({plan.shape, region + side.segments[0].offset, side.block_stride});
   }
   return boxes;
@@ -160,10 +164,57 @@ void in_batches(PhysicalLayout const& layout, std::span<BlockId const> ids, Body
   }
 }
 
+/// By the GPU that the blocks are on; empty where they are not laid out for that.
+std::optional<std::vector<Checksum>> hash_on_device(TransferContext& context,
+                                                    PhysicalLayout const& layout,
+                                                    std::span<BlockId const> ids, Scope scope) {
+  constexpr std::uint64_t kScratchBytes = std::uint64_t{32} << 20U;
+  auto const device = context.device(layout.device_id());
+  if (device->backend() != device::Backend::Cuda || ids.empty()) { return std::nullopt; }
+  auto const boxes = layer_boxes(layout, Way::ToCanonical);
+  std::vector<std::uintptr_t> segments;
+  for (LayerBox const& box : boxes) {
+    segments.push_back(box.base);
+  }
+  kvbm_hash_units const units{segments.size(),
+                              segments.data(),
+                              boxes.front().block_stride,
+                              scope == Scope::Layer ? 1 : segments.size(),
+                              ids.size(),
+                              ids.data()};
+  std::uint64_t const per_block =
+      kvbm_cuda_xxh3_128_scratch_bytes(&boxes.front().shape, &units);
+  CurrentDevice const current(device->backend(), device->id());
+  auto const stream = context.impl().acquire_stream(device->id(), LinkDirection::DeviceToDevice);
+  auto const scratch = context.impl()
+                           .memory_pool(device->id())
+                           .allocate(std::max({per_block, std::min(per_block * ids.size(), kScratchBytes),
+                                               memory::kRegionAlignment}),
+                                     stream);
+  std::size_t const count = ids.size() * segments.size() / units.segments_per_unit;
+  auto const results = layout.source()->allocate(
+      {memory::StorageKind::Pinned, count * sizeof(Checksum), memory::kRegionAlignment, -1});
+  auto* const halves = reinterpret_cast<std::uint64_t*>(results.address());
+  kvbm_status const status =
+      kvbm_cuda_xxh3_128(&boxes.front().shape, &units, reinterpret_cast<void*>(scratch.address()),
+                         scratch.bytes(), halves, stream->native_handle());
+  if (status == KVBM_STATUS_NOT_SUPPORTED) { return std::nullopt; }
+  check_status(status, "hashing blocks on the device");
+  stream->synchronize();
+  std::vector<Checksum> checksums(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    checksums[i] = {halves[2 * i], halves[2 * i + 1]};
+  }
+  return checksums;
+}
+
 std::vector<Checksum> hash_blocks(TransferContext& context, PhysicalLayout const& layout,
                                   std::span<BlockId const> ids, Scope scope) {
   check_ids(layout, ids);
   if (is_host_reachable(layout)) { return hash_memory(context, layout, ids, scope); }
+  if (layout.storage_kind() == memory::StorageKind::Device) {
+    if (auto checksums = hash_on_device(context, layout, ids, scope)) { return *checksums; }
+  }
   auto const borrowed = borrow(context);
   std::vector<Checksum> checksums;
   in_batches(layout, ids, [&](auto const& scratch, auto scratch_ids, auto part) {

@@ -12,16 +12,6 @@
 namespace kvbm::transfer {
 namespace {
 
-void check(kvbm_status status, char const* what) {
-  if (status == KVBM_STATUS_OK) { return; }
-  if (status == KVBM_STATUS_CUDA_ERROR) {
-    int const code = kvbm_cuda_last_error();
-    throw_error(ErrorCode::Device, fmt::format("{}: {}", what, kvbm_cuda_error_string(code)), code);
-  }
-  throw_error(status == KVBM_STATUS_NOT_SUPPORTED ? ErrorCode::Unsupported : ErrorCode::Internal,
-              fmt::format("{}: {}", what, kvbm_status_string(status)));
-}
-
 /// What the arrays behind kvbm_copy_boxes hold, for work that runs after the call.
 struct OwnedBoxes {
   std::vector<std::uintptr_t> segments;
@@ -54,6 +44,16 @@ void enqueue_emulated(device::Stream& stream, kvbm_copy_template const& shape,
 
 }  // namespace
 
+void check_status(kvbm_status status, char const* what) {
+  if (status == KVBM_STATUS_OK) { return; }
+  if (status == KVBM_STATUS_CUDA_ERROR) {
+    int const code = kvbm_cuda_last_error();
+    throw_error(ErrorCode::Device, fmt::format("{}: {}", what, kvbm_cuda_error_string(code)), code);
+  }
+  throw_error(status == KVBM_STATUS_NOT_SUPPORTED ? ErrorCode::Unsupported : ErrorCode::Internal,
+              fmt::format("{}: {}", what, kvbm_status_string(status)));
+}
+
 void enqueue_kernel_copy(device::Stream& stream, kvbm_copy_template const& shape,
                          kvbm_copy_boxes const& boxes, unsigned max_ctas) {
   if (stream.backend() == device::Backend::Host) {
@@ -61,7 +61,7 @@ void enqueue_kernel_copy(device::Stream& stream, kvbm_copy_template const& shape
     return;
   }
   kvbm_cuda_launch const launch{stream.native_handle(), max_ctas, KVBM_CUDA_WAY_AUTO};
-  check(kvbm_cuda_strided_copy(&shape, &boxes, &launch), "starting a copy kernel");
+  check_status(kvbm_cuda_strided_copy(&shape, &boxes, &launch), "starting a copy kernel");
 }
 
 void enqueue_dma(device::Stream& stream, kvbm_copy_template const& shape,
@@ -70,14 +70,14 @@ void enqueue_dma(device::Stream& stream, kvbm_copy_template const& shape,
     enqueue_emulated(stream, shape, boxes);
     return;
   }
-  check(kvbm_cuda_strided_dma(&shape, &boxes, KVBM_MEMCPY_BATCHED_WITH_FALLBACK,
+  check_status(kvbm_cuda_strided_dma(&shape, &boxes, KVBM_MEMCPY_BATCHED_WITH_FALLBACK,
                               stream.native_handle(), nullptr, nullptr),
         "submitting copies");
 }
 
 CurrentDevice::CurrentDevice(device::Backend backend, DeviceId id) {
   if (backend == device::Backend::Cuda) {
-    check(kvbm_cuda_make_current(id, &previous_), "selecting the device");
+    check_status(kvbm_cuda_make_current(id, &previous_), "selecting the device");
   }
 }
 

@@ -10,6 +10,9 @@
 /// copy threads of an emulated one.
 namespace kvbm::transfer {
 
+/// @throws Error(Device), UnsupportedError for a status that is not OK
+void check_status(kvbm_status status, char const* what);
+
 /// By a kernel. @param max_ctas  0 = fills the device
 /// @throws Error(Device)
 void enqueue_kernel_copy(device::Stream& stream, kvbm_copy_template const& shape,

@@ -229,6 +229,35 @@ kvbm_status kvbm_cuda_block_from_universal(void const* const* universal_ptrs,
                                            size_t nl, size_t no, size_t nt, size_t hd,
                                            kvbm_dtype dtype, kvbm_block_order order, void* stream);
 
+/**
+ * What kvbm_cuda_xxh3_128 hashes: for every block its segments in groups of segments_per_unit, a
+ * group being one input, read segment by segment in the order of the template's loops.
+ */
+typedef struct kvbm_hash_units {
+  size_t num_segments;
+  uintptr_t const* segments; /* [num_segments] addresses of block 0's */
+  uint64_t block_stride;     /* bytes */
+  size_t segments_per_unit;  /* divides num_segments */
+  size_t num_blocks;
+  uint32_t const* blocks; /* [num_blocks] block ids */
+} kvbm_hash_units;
+
+/** Bytes of scratch memory that one block needs; more lets more blocks be hashed side by side. */
+uint64_t kvbm_cuda_xxh3_128_scratch_bytes(kvbm_copy_template const* shape,
+                                          kvbm_hash_units const* units);
+
+/**
+ * XXH3-128 (default secret, no seed) of device memory, at the speed of that memory. Only the
+ * template's source strides are looked at. NOT_SUPPORTED for inputs below 241 bytes or with runs,
+ * strides or addresses that are not multiples of 16.
+ * @param scratch  device memory, aligned to 16, of at least one block's need
+ * @param results  [num_blocks][num_segments / segments_per_unit] pairs of (low, high) half, in
+ *                 memory that the device can write
+ */
+kvbm_status kvbm_cuda_xxh3_128(kvbm_copy_template const* shape, kvbm_hash_units const* units,
+                               void* scratch, uint64_t scratch_bytes, uint64_t* results,
+                               void* stream);
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
