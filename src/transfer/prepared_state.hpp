@@ -32,8 +32,7 @@ class PreparedTransfer::State {
   [[nodiscard]] ChoiceInput choice_for(std::span<BlockId const> src_blocks,
                                        std::span<BlockId const> dst_blocks) const;
 
-  /// "Device FullyContiguous OperationalNHD -> Disk ...", for logs.
-  [[nodiscard]] std::string describe() const;
+  std::string description;  ///< "Device FullyContiguous OperationalNHD -> Disk ...", for logs
 };
 
 }  // namespace kvbm::transfer

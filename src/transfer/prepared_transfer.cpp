@@ -139,10 +139,6 @@ ChoiceInput PreparedTransfer::State::choice_for(std::span<BlockId const> src_blo
   return input;
 }
 
-std::string PreparedTransfer::State::describe() const {
-  return place(pair.src) + " -> " + place(pair.dst);
-}
-
 PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> const& context,
                                            Endpoint src, Endpoint dst,
                                            std::optional<ResolvedBounce> bounce,
@@ -162,7 +158,9 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
                                              {},
                                              {},
                                              {},
+                                             {},
                                              {}});
+  state->description = place(state->pair.src) + " -> " + place(state->pair.dst);
   state->plan = lower(state->pair.src, state->pair.dst, state->pair.selection);
   auto const& [src_layout, dst_layout] = std::tie(state->pair.src, state->pair.dst);
   if (is_host_reachable(src_layout) && is_host_reachable(dst_layout)) {

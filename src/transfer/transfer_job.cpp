@@ -43,7 +43,7 @@ TransferJob::TransferJob(TransferContext::Impl& context,
                          std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks)
     : context_(context),
       state_(std::move(state)),
-      description_(state_->describe()),
+      description_(state_->description),
       src_blocks_(src_blocks.begin(), src_blocks.end()),
       dst_blocks_(dst_blocks.begin(), dst_blocks.end()),
       src_use_(state_->src_use),

@@ -21,10 +21,11 @@ constexpr std::size_t kMaxBlocks = 6000;  // with the segments just below the li
 /// Division of 32-bit numbers by a constant of the launch: the quotient's upper half of a product
 /// (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019).
 struct Divider {
-  std::uint64_t magic;
-  std::uint32_t divisor;
+  std::uint64_t magic = 0;
+  std::uint32_t divisor = 1;
 
-  explicit Divider(std::uint32_t d = 1)
+  Divider() = default;
+  explicit Divider(std::uint32_t d)
       : magic(d == 1 ? 0 : std::numeric_limits<std::uint64_t>::max() / d + 1), divisor(d) {}
   __device__ std::uint32_t divide(std::uint32_t n) const {
     return divisor == 1 ? n : static_cast<std::uint32_t>(__umul64hi(magic, n));
@@ -78,12 +79,6 @@ struct Pair {
 
 __device__ ulonglong2 load(std::uintptr_t at) {
   return __ldcs(reinterpret_cast<ulonglong2 const*>(at));
-}
-
-/// What 16 bytes add to two neighbouring lanes.
-__device__ void add_chunk(Pair& lanes, ulonglong2 words, unsigned secret_byte) {
-  lanes.even += xxh3::product(words.x, xxh3::secret_at(secret_byte)) + words.y;
-  lanes.odd += xxh3::product(words.y, xxh3::secret_at(secret_byte + 8)) + words.x;
 }
 
 /// One warp sums 1024 bytes: thread t takes chunks t and t + 32, which belong to the same lanes.
