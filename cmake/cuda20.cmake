@@ -4,8 +4,10 @@
 # silently or stops when the standard is required. Naming the option after the language is enabled
 # makes the ordinary properties work; newer releases of CMake know it themselves.
 
+# Machine code for every GPU of the data centre since Ampere, and PTX of the newest for later ones.
+# CUDA 12.9 and 13 know them all.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES "90;100")
+  set(CMAKE_CUDA_ARCHITECTURES "80-real;90-real;100-real;120")
 endif()
 
 enable_language(CUDA)
@@ -16,4 +18,12 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+
+# The runtime is part of our libraries: nothing of CUDA is needed where they run, and it looks for
+# the driver only when it is first called.
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+get_filename_component(_kvbm_cuda_bin "${CMAKE_CUDA_COMPILER}" DIRECTORY)
+if(NOT DEFINED CUDAToolkit_ROOT AND NOT _kvbm_cuda_bin STREQUAL "/usr/bin")
+  get_filename_component(CUDAToolkit_ROOT "${_kvbm_cuda_bin}" DIRECTORY)
+endif()
+find_package(CUDAToolkit REQUIRED)

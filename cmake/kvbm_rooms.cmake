@@ -22,6 +22,7 @@ set(_kvbm_external_Threads::Threads "package:Threads")
 set(_kvbm_external_PkgConfig::liburing "pkgconfig:liburing")
 set(_kvbm_external_PkgConfig::libxxhash "pkgconfig:libxxhash")
 set(_kvbm_external_PkgConfig::numa "pkgconfig:numa")
+set(_kvbm_external_CUDA::cudart_static "cuda:cudart_static")
 
 # Applies warnings and the language level that every target of ours has.
 function(kvbm_target_defaults target)
@@ -44,7 +45,19 @@ function(kvbm_target_defaults target)
       # (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651) and out-of-bounds accesses in
       # std::sort over small arrays that cannot happen; AddressSanitizer looks for the real ones.
       $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict;-Wno-array-bounds;-Wno-stringop-overflow>
+      # What nvcc hands to the host compiler is its own rewriting of our source, which -Wpedantic,
+      # -Wconversion and -Wsign-conversion find faults in that are not ours.
+      $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow;-Xfatbin=-compress-all>
   )
+  if(KVBM_WITH_CUDA)
+    set_target_properties(
+      ${target} PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
+                           CUDA_RUNTIME_LIBRARY Static
+    )
+    if(NOT BUILD_SHARED_LIBS)
+      set_target_properties(${target} PROPERTIES CUDA_VISIBILITY_PRESET hidden)
+    endif()
+  endif()
 endfunction()
 
 # Splits LINKS: drops what an option switched off, keeps header-only libraries out of the export.
@@ -52,6 +65,9 @@ function(_kvbm_resolve_links out_links)
   set(links)
   foreach(library IN LISTS ARGN)
     if(library STREQUAL "PkgConfig::liburing" AND NOT KVBM_WITH_URING)
+      continue()
+    endif()
+    if(library MATCHES "^CUDA::" AND NOT KVBM_WITH_CUDA)
       continue()
     endif()
     if(library IN_LIST _kvbm_build_only_libraries)
@@ -63,13 +79,25 @@ function(_kvbm_resolve_links out_links)
   set(${out_links} ${links} PARENT_SCOPE)
 endfunction()
 
-# kvbm_add_room(<room> SOURCES a.cpp ... [DEPENDS rooms...] [LINKS third-party targets...])
+# Appends those of the sources that this build has: CUDA_SOURCES with CUDA, NO_CUDA_SOURCES without.
+function(_kvbm_resolve_sources out cuda no_cuda)
+  if(KVBM_WITH_CUDA)
+    set(${out} ${cuda} PARENT_SCOPE)
+  else()
+    set(${out} ${no_cuda} PARENT_SCOPE)
+  endif()
+endfunction()
+
+# kvbm_add_room(<room> SOURCES a.cpp ... [CUDA_SOURCES b.cu c.cpp ...] [NO_CUDA_SOURCES d.cpp ...]
+#               [DEPENDS rooms...] [LINKS third-party targets...])
 #
 # Defines kvbm_<room> with the alias kvbm::<room>. Every header in include/kvbm/<room> is public,
 # installed, and checked to compile alone (target all_verify_interface_header_sets).
-# Sources see KVBM_HAVE_URING as 0 or 1.
+# Sources see KVBM_HAVE_URING and KVBM_HAVE_CUDA as 0 or 1. In LINKS, PkgConfig::liburing and CUDA::*
+# may be named always; they count where the build has them.
 function(kvbm_add_room room)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;DEPENDS;LINKS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;DEPENDS;LINKS"
+  )
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "kvbm_add_room(${room}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
   endif()
@@ -81,7 +109,8 @@ function(kvbm_add_room room)
   list(TRANSFORM depends PREPEND kvbm::)
 
   set(target kvbm_${room})
-  add_library(${target} ${arg_SOURCES})
+  _kvbm_resolve_sources(cuda_sources "${arg_CUDA_SOURCES}" "${arg_NO_CUDA_SOURCES}")
+  add_library(${target} ${arg_SOURCES} ${cuda_sources})
   add_library(kvbm::${room} ALIAS ${target})
   kvbm_target_defaults(${target})
 
@@ -92,7 +121,10 @@ function(kvbm_add_room room)
     ${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${headers}
   )
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/src")
-  target_compile_definitions(${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>)
+  target_compile_definitions(
+    ${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>
+                      KVBM_HAVE_CUDA=$<BOOL:${KVBM_WITH_CUDA}>
+  )
 
   _kvbm_resolve_links(links ${arg_LINKS})
   target_link_libraries(${target} PUBLIC ${depends} PRIVATE ${links})
@@ -140,13 +172,18 @@ function(_kvbm_test_environment out name)
   )
 endfunction()
 
-# kvbm_add_test(<kind>.<room>[.<subject>] SOURCES x_test.cpp ... LINKS targets... [LABELS labels...]
-#               [TIMEOUT seconds] [SERIAL] [ENVIRONMENT VAR=value ...])
+# kvbm_add_test(<kind>.<room>[.<subject>] SOURCES x_test.cpp ... [CUDA_SOURCES y.cu ...]
+#               [NO_CUDA_SOURCES z.cpp ...] LINKS targets... [LABELS labels...] [TIMEOUT seconds]
+#               [SERIAL] [ENVIRONMENT VAR=value ...])
 #
 # One GoogleTest executable and one ctest entry kvbm.<name>. Sources may include private headers of
-# src/ and helpers of tests/. SERIAL keeps other tests from running beside it.
+# src/ and helpers of tests/, and see KVBM_HAVE_URING and KVBM_HAVE_CUDA. SERIAL keeps other tests
+# from running beside it. The label gpu is for tests that use a GPU where there is one; where there
+# is none, their cases skip with "no CUDA device: <reason>".
 function(kvbm_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT" "SOURCES;LINKS;LABELS;ENVIRONMENT")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT"
+                        "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;LINKS;LABELS;ENVIRONMENT"
+  )
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "kvbm_add_test(${name}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
   endif()
@@ -158,13 +195,17 @@ function(kvbm_add_test name)
   endif()
 
   string(REPLACE "." "_" target "test_${name}")
-  add_executable(${target} ${arg_SOURCES})
+  _kvbm_resolve_sources(cuda_sources "${arg_CUDA_SOURCES}" "${arg_NO_CUDA_SOURCES}")
+  add_executable(${target} ${arg_SOURCES} ${cuda_sources})
   set_target_properties(${target} PROPERTIES OUTPUT_NAME "kvbm.${name}")
   kvbm_target_defaults(${target})
   target_include_directories(
     ${target} PRIVATE "${PROJECT_SOURCE_DIR}/src" "${PROJECT_SOURCE_DIR}/tests"
   )
-  target_compile_definitions(${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>)
+  target_compile_definitions(
+    ${target} PRIVATE KVBM_HAVE_URING=$<BOOL:${KVBM_WITH_URING}>
+                      KVBM_HAVE_CUDA=$<BOOL:${KVBM_WITH_CUDA}>
+  )
   _kvbm_resolve_links(links ${arg_LINKS})
   target_link_libraries(${target} PRIVATE ${links} GTest::gtest_main GTest::gmock)
 

@@ -3,7 +3,7 @@
 # The options, the packages they need, and one summary line for each. An option that is AUTO becomes
 # ON where what it needs is there; KVBM_WITH_<NAME> holds the answer.
 
-include(CheckLanguage)
+include(${CMAKE_CURRENT_LIST_DIR}/find_cuda.cmake)
 
 function(_kvbm_declare_feature name default what)
   set(KVBM_ENABLE_${name} ${default} CACHE STRING "${what} (AUTO, ON or OFF)")
@@ -30,7 +30,7 @@ function(_kvbm_decide_feature name available reason)
   message(STATUS "kvbm: ${name} ${enabled} (requested ${request}: ${reason})")
 endfunction()
 
-_kvbm_declare_feature(CUDA OFF "CUDA kernels and devices")
+_kvbm_declare_feature(CUDA AUTO "CUDA kernels and devices")
 _kvbm_declare_feature(URING AUTO "io_uring for the disk tier")
 _kvbm_declare_feature(PYTHON AUTO "the Python extension kvbm_cpp")
 _kvbm_declare_feature(CLI AUTO "the command line program kvbm")
@@ -51,13 +51,8 @@ pkg_check_modules(numa REQUIRED IMPORTED_TARGET numa)
 
 # --- CUDA
 set(_available OFF)
-set(_reason "no CUDA compiler found")
 if(NOT KVBM_ENABLE_CUDA STREQUAL "OFF")
-  check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
-    set(_available ON)
-    set(_reason "${CMAKE_CUDA_COMPILER}")
-  endif()
+  _kvbm_find_cuda(_available _reason)
 endif()
 _kvbm_decide_feature(CUDA ${_available} "${_reason}")
 if(KVBM_WITH_CUDA)
