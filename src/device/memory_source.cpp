@@ -49,15 +49,33 @@ class DeviceMemorySource final : public memory::MemorySource {
         disk_io_(std::move(disk_io)) {}
 
   memory::Region allocate(memory::AllocationRequest const& request) override {
-    if (request.kind != memory::StorageKind::Device) { return host_->allocate(request); }
-    return find_device(devices_, request.device_id).allocate(request.bytes, request.alignment);
+    if (request.kind == memory::StorageKind::Device) {
+      return find_device(devices_, request.device_id).allocate(request.bytes, request.alignment);
+    }
+    auto region = host_->allocate(request);
+    Device* const gpu = find_gpu(request.device_id);
+    if (request.kind != memory::StorageKind::Pinned || gpu == nullptr) { return region; }
+    // One registration serves all GPUs.
+    return gpu->pin(std::move(region));
   }
 
   [[nodiscard]] std::optional<memory::PointerInfo> classify(void const* address) const override {
+    std::optional<memory::PointerInfo> pinned;
     for (auto const& [id, device] : devices_) {
-      if (auto info = device->classify(address)) { return info; }
+      auto const info = device->classify(address);
+      if (info && info->kind == memory::StorageKind::Device) { return info; }
+      if (info) { pinned = info; }
     }
-    return host_->classify(address);
+    auto const host = host_->classify(address);
+    // Of its own Pinned memory the host knows more; of other memory the driver, as the caller may
+    // have registered it.
+    if (host && host->kind == memory::StorageKind::Pinned) { return host; }
+    if (pinned) { return pinned; }
+    // What a driver does not know is pageable: to take it for pinned would let a kernel fault.
+    if (!host && address != nullptr && find_gpu(-1) != nullptr) {
+      return memory::PointerInfo{memory::StorageKind::System, -1, 0};
+    }
+    return host;
   }
 
   [[nodiscard]] bool is_host_accessible(DeviceId device_id) const override {
@@ -68,9 +86,25 @@ class DeviceMemorySource final : public memory::MemorySource {
     return disk_io_ != nullptr ? disk_io_ : host_->disk_io();
   }
 
-  [[nodiscard]] memory::PinnedStats pinned_stats() const override { return host_->pinned_stats(); }
+  [[nodiscard]] memory::PinnedStats pinned_stats() const override {
+    auto stats = host_->pinned_stats();
+    // The driver locks what it registers, whatever RLIMIT_MEMLOCK says.
+    if (find_gpu(-1) != nullptr) { stats.locked_bytes = stats.bytes; }
+    return stats;
+  }
 
  private:
+  // The GPU `wanted`, else any, else null.
+  [[nodiscard]] Device* find_gpu(DeviceId wanted) const {
+    Device* found = nullptr;
+    for (auto const& [id, device] : devices_) {
+      if (device->backend() != Backend::Cuda) { continue; }
+      if (id == wanted) { return device.get(); }
+      if (found == nullptr) { found = device.get(); }
+    }
+    return found;
+  }
+
   DevicesById devices_;
   std::shared_ptr<memory::MemorySource> host_;
   std::shared_ptr<memory::DiskIo> disk_io_;

@@ -53,7 +53,13 @@ class DeviceContract : public ::testing::TestWithParam<DeviceFactory> {
       if (!latch->wait()) { in_time->store(false); }
     });
   }
+  void SetUp() override {
+    try {
+      device_ = GetParam().make();
+    } catch (UnsupportedError const& error) { GTEST_SKIP() << error.what(); }
+  }
   void TearDown() override {
+    if (device_ == nullptr) { return; }
     for (auto const& latch : latches_) {
       latch->open();
     }
@@ -61,7 +67,7 @@ class DeviceContract : public ::testing::TestWithParam<DeviceFactory> {
     EXPECT_TRUE(in_time_->load()) << "a latch was not opened in time";
   }
 
-  DevicePtr device_ = GetParam().make();
+  DevicePtr device_;
 
  private:
   std::vector<LatchPtr> latches_;
@@ -557,7 +563,9 @@ TEST_P(DeviceContract, PoolHoldsItsReserveAndReusesIt) {
   using namespace kvbm::literals;
   auto const pool = device_->create_memory_pool(4_MiB, 4_MiB);
   auto const stream = device_->create_stream("pool");
-  EXPECT_EQ(pool->stats().reserved_bytes, 4_MiB);
+  // A driver may take memory in larger pieces than were asked for.
+  auto const reserved = pool->stats().reserved_bytes;
+  EXPECT_GE(reserved, 4_MiB);
   EXPECT_EQ(pool->stats().used_bytes, 0U);
   auto const asked_before = pool->stats().num_device_allocations;
   for (int i = 0; i < 10; ++i) {
@@ -573,7 +581,7 @@ TEST_P(DeviceContract, PoolHoldsItsReserveAndReusesIt) {
   EXPECT_EQ(stats.peak_used_bytes, 1_MiB);
   EXPECT_EQ(stats.num_allocations, 10U);
   EXPECT_EQ(stats.num_device_allocations, asked_before);
-  EXPECT_EQ(stats.reserved_bytes, 4_MiB);
+  EXPECT_EQ(stats.reserved_bytes, reserved);
 }
 
 TEST_P(DeviceContract, PoolRefusesBadRequests) {

@@ -52,7 +52,8 @@ class Device : public std::enable_shared_from_this<Device> {
   /// @throws Error(OutOfMemory) naming asked, used and total bytes; Error(InvalidArgument) zero
   ///         bytes, alignment no power of two
   virtual memory::Region allocate(std::uint64_t bytes, std::uint64_t alignment) = 0;
-  /// What is known of `address` if it belongs to this device. What has been freed does not.
+  /// What is known of `address` if it belongs to this device. What has been freed does not. A CUDA
+  /// device tells all that the driver knows: also pinned host memory, and memory of other GPUs.
   [[nodiscard]] virtual std::optional<memory::PointerInfo> classify(void const* address) const = 0;
   /// Whether the CPU may dereference this device's memory.
   [[nodiscard]] virtual bool is_host_accessible() const noexcept = 0;
@@ -63,7 +64,8 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] virtual bool can_address(DeviceId other) { return other == id(); }
 
   /// Makes host memory reachable by the device's copy engines and kernels for the life of the
-  /// returned region, which shares ownership of `host`.
+  /// returned region, which shares ownership of `host`. CUDA registers it in pieces that are cut at
+  /// addresses that are multiples of 64 GiB: no single copy of the driver may span such an address.
   /// @throws Error(OutOfMemory), Error(Device) the driver refuses
   virtual memory::Region pin(memory::Region host) { return host; }
 
@@ -77,7 +79,7 @@ class Device : public std::enable_shared_from_this<Device> {
   /// Calls `callback` on a thread of this device within tens of microseconds after the point that
   /// `event` marks now has ended: with null, or with the error that the device ended in. Callbacks
   /// run one at a time; they must not block, throw, nor wait for this device. Every callback runs,
-  /// also after the Device is gone.
+  /// also after the Device is gone. An event that was wrapped must not be recorded again before.
   /// @throws Error(InvalidArgument) null event or one of another backend, empty callback
   virtual void when_complete(EventPtr const& event,
                              std::function<void(std::exception_ptr)> callback) = 0;
@@ -102,7 +104,9 @@ DevicePtr make_host_device(DeviceId id, HostDeviceOptions const& options = {});
 ///         Error(NotFound) naming the ids there are
 DevicePtr make_cuda_device(DeviceId id);
 
-/// A Stream over a cudaStream_t that somebody else owns and keeps alive (torch, an engine).
+/// A Stream over a cudaStream_t that somebody else owns and keeps alive (torch, an engine), also
+/// as long as memory that a pool gave out on it lives. Its destructor waits only for host work that
+/// was enqueued through it.
 /// @param native_handle  null for the legacy default stream
 /// @throws UnsupportedError as make_cuda_device; Error(InvalidArgument) a stream of another device
 StreamPtr wrap_cuda_stream(DeviceId id, void* native_handle);

@@ -38,7 +38,8 @@ class Event {
   /// @throws Error(InvalidArgument) called by that very work, which would wait for itself;
   ///         Error(Device) the device failed
   virtual void wait() const = 0;
-  /// cudaEvent_t of a CUDA event, else nullptr.
+  /// cudaEvent_t of a CUDA event, else nullptr. Recording the event again through a Stream may
+  /// replace it: ask again then.
   [[nodiscard]] virtual void* native_handle() const noexcept { return nullptr; }
   [[nodiscard]] Backend backend() const noexcept {
     return native_handle() != nullptr ? Backend::Cuda : Backend::Host;
@@ -67,8 +68,12 @@ class Stream {
 
   /// Runs `work` on a host thread when everything before it ended; what is enqueued after it waits
   /// for it. It must not throw (an exception ends in the log) nor wait for this stream. `work` is
-  /// destroyed, with what it holds, before it counts as ended.
-  /// @throws Error(InvalidArgument) empty function; Error(Device) no thread could be started
+  /// destroyed, with what it holds, before it counts as ended. On a GPU the stream stands still
+  /// meanwhile, and so may streams of the same priority that share its hardware queue, and calls
+  /// that wait for the whole GPU (cudaFree, the first launch of a kernel): work must not wait for
+  /// what is submitted later. After an error of the GPU work runs nevertheless.
+  /// @throws Error(InvalidArgument) empty function; Error(Device) no thread could be started;
+  ///         UnsupportedError the stream is being captured into a CUDA graph
   virtual void enqueue(std::function<void()> work) = 0;
   /// Marks the present end of the stream in `event` (an event of the same backend, any device).
   /// @throws Error(InvalidArgument) null event or one of another backend
