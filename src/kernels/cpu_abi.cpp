@@ -5,6 +5,7 @@
 
 #include "kernels/box_copier.hpp"
 #include "kernels/box_plan.hpp"
+#include "kernels/permute_shape.hpp"
 #include "kvbm/core/checked.hpp"
 #include "kvbm/kernels/kernels.h"
 
@@ -70,54 +71,6 @@ void copy_pairs(void const* const* src_ptrs, void* const* dst_ptrs, std::size_t 
              engine.non_temporal_threshold_bytes, 0);
 }
 
-/// Extents of a named permute and what follows from them.
-struct PermuteShape {
-  std::uint64_t num_blocks, nh, nl, no, nt, hd, width;
-  kvbm_block_order order;
-  std::uint64_t num_chunks = 0;   ///< of all blocks
-  std::uint64_t row_bytes = 0;    ///< [hd]
-  std::uint64_t slice_bytes = 0;  ///< [nt, hd] of one head
-  std::uint64_t head_bytes = 0;   ///< [nl, no, nt, hd] of one head of the universal block
-
-  /// False where a product leaves the 63-bit range.
-  bool derive() noexcept {
-    std::uint64_t all = 0;
-    auto const product = [](std::uint64_t a, std::uint64_t b, std::uint64_t& out) {
-      return !__builtin_mul_overflow(a, b, &out) && out <= kMaxBytes;
-    };
-    std::uint64_t chunks_per_block = 0;
-    return product(hd, width, row_bytes) && product(nt, row_bytes, slice_bytes) &&
-           product(nl, no, chunks_per_block) &&
-           product(chunks_per_block, slice_bytes, head_bytes) &&
-           product(chunks_per_block, num_blocks, num_chunks) && product(nh, head_bytes, all) &&
-           product(all, num_blocks, all);
-  }
-  [[nodiscard]] bool empty() const noexcept {
-    return num_blocks == 0 || nh == 0 || nl == 0 || no == 0 || nt == 0 || hd == 0;
-  }
-  [[nodiscard]] std::uint64_t chunks_per_block() const noexcept { return nl * no; }
-
-  /// One chunk [nt, nh, hd] or [nh, nt, hd] against its slices [nh][nt, hd] of the universal block.
-  [[nodiscard]] kvbm_copy_template chunk_template(bool to_universal) const noexcept {
-    auto const row = static_cast<std::int64_t>(row_bytes);
-    auto const slice = static_cast<std::int64_t>(slice_bytes);
-    auto const head = static_cast<std::int64_t>(head_bytes);
-    bool const nhd = order == KVBM_BLOCK_NHD;
-    auto const chunk_head = nhd ? row : slice;
-    auto const chunk_token = nhd ? static_cast<std::int64_t>(nh * row_bytes) : row;
-    kvbm_copy_template shape{};
-    shape.num_dims = 2;
-    shape.dims[0] = {nh, chunk_head, head};
-    shape.dims[1] = {nt, chunk_token, row};
-    shape.run_bytes = row_bytes;
-    if (!to_universal) {
-      for (kvbm_copy_dim& dim : shape.dims)
-        std::swap(dim.src_stride, dim.dst_stride);
-    }
-    return shape;
-  }
-};
-
 /// Chunk i of all blocks and where its first slice lies in its universal block.
 template <class Universal, class Chunk>
 struct ChunkTable {
@@ -140,24 +93,11 @@ struct ChunkTable {
   }
 };
 
-std::uint64_t width_of(kvbm_dtype dtype) noexcept {
-  switch (dtype) {
-    case KVBM_DTYPE_F16:
-    case KVBM_DTYPE_BF16: return 2;
-    case KVBM_DTYPE_F32: return 4;
-    case KVBM_DTYPE_F64: return 8;
-    case KVBM_DTYPE_U8: return 1;
-    default: return 0;
-  }
-}
-
 template <class Universal, class Chunk>
 kvbm_status permute(Universal* const* universal_ptrs, Chunk* const* block_ptrs,
                     PermuteShape shape) {
   if (shape.empty()) return KVBM_STATUS_OK;
-  bool const known_order = shape.order == KVBM_BLOCK_NHD || shape.order == KVBM_BLOCK_HND;
-  if (shape.width == 0 || !known_order) return KVBM_STATUS_INVALID_VALUE;
-  if (!shape.derive() || universal_ptrs == nullptr || block_ptrs == nullptr ||
+  if (!shape.is_known() || !shape.derive() || universal_ptrs == nullptr || block_ptrs == nullptr ||
       any_null(universal_ptrs, shape.num_blocks) || any_null(block_ptrs, shape.num_chunks)) {
     return KVBM_STATUS_INVALID_VALUE;
   }
