@@ -22,8 +22,4 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 # The runtime is part of our libraries: nothing of CUDA is needed where they run, and it looks for
 # the driver only when it is first called.
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
-get_filename_component(_kvbm_cuda_bin "${CMAKE_CUDA_COMPILER}" DIRECTORY)
-if(NOT DEFINED CUDAToolkit_ROOT AND NOT _kvbm_cuda_bin STREQUAL "/usr/bin")
-  get_filename_component(CUDAToolkit_ROOT "${_kvbm_cuda_bin}" DIRECTORY)
-endif()
 find_package(CUDAToolkit REQUIRED)

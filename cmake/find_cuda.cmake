@@ -18,14 +18,15 @@ function(_kvbm_find_cuda out_available out_reason)
     set(nvcc "$ENV{CUDACXX}")
   else()
     find_program(
-      KVBM_NVCC nvcc PATHS /usr/local/cuda/bin "${PROJECT_SOURCE_DIR}/build/cuda/bin"
-      DOC "the CUDA compiler that was found"
+      nvcc nvcc
+      HINTS "${PROJECT_SOURCE_DIR}/build/cuda/bin"
+      PATHS /usr/local/cuda/bin
+      NO_CACHE
     )
-    set(nvcc "${KVBM_NVCC}")
   endif()
   if(NOT nvcc)
     set(${out_reason}
-        "no nvcc in PATH, /usr/local/cuda or build/cuda; ./dev setup --cuda gets one" PARENT_SCOPE
+        "no nvcc in build/cuda, PATH or /usr/local/cuda; ./dev setup --cuda gets one" PARENT_SCOPE
     )
     return()
   endif()

@@ -51,17 +51,6 @@ install(
   DESTINATION ${_kvbm_config_dir}
 )
 
-list(REMOVE_DUPLICATES _pc_requires)
-list(TRANSFORM _pc_requires REPLACE "^(package|pkgconfig):" "")
-list(REMOVE_ITEM _pc_requires Threads)
-if("cuda:cudart_static" IN_LIST _pc_requires)
-  list(REMOVE_ITEM _pc_requires "cuda:cudart_static")
-  if(NOT BUILD_SHARED_LIBS)
-    get_target_property(_cudart CUDA::cudart_static IMPORTED_LOCATION)
-    get_filename_component(_cudart_dir "${_cudart}" DIRECTORY)
-    list(APPEND _pc_libs "-L${_cudart_dir}" -lcudart_static -ldl -lrt)
-  endif()
-endif()
 # Whoever links the static libraries needs the CUDA runtime that they were built with, or a later one
 # of the same major version; the folder is a hint for find_package.
 set(KVBM_CONFIG_CUDA_ROOT)
@@ -70,9 +59,8 @@ if(BUILD_SHARED_LIBS)
   set(KVBM_CONFIG_STATIC OFF)
 endif()
 if(KVBM_WITH_CUDA)
-  set(KVBM_CONFIG_CUDA_ROOT "${CUDAToolkit_ROOT}")
+  get_filename_component(KVBM_CONFIG_CUDA_ROOT "${CUDAToolkit_BIN_DIR}" DIRECTORY)
 endif()
-
 configure_package_config_file(
   "${PROJECT_SOURCE_DIR}/cmake/kvbm-config.cmake.in" "${PROJECT_BINARY_DIR}/kvbm-config.cmake"
   INSTALL_DESTINATION ${_kvbm_config_dir}
@@ -85,6 +73,17 @@ install(
   DESTINATION ${_kvbm_config_dir}
 )
 
+list(REMOVE_DUPLICATES _pc_requires)
+list(TRANSFORM _pc_requires REPLACE "^(package|pkgconfig):" "")
+list(REMOVE_ITEM _pc_requires Threads)
+if("cuda:cudart_static" IN_LIST _pc_requires)
+  list(REMOVE_ITEM _pc_requires "cuda:cudart_static")
+  if(NOT BUILD_SHARED_LIBS)
+    get_target_property(_cudart CUDA::cudart_static IMPORTED_LOCATION)
+    get_filename_component(_cudart_dir "${_cudart}" DIRECTORY)
+    list(APPEND _pc_libs "-L${_cudart_dir}" -lcudart_static -ldl -lrt)
+  endif()
+endif()
 list(JOIN _pc_requires " " KVBM_PC_REQUIRES)
 list(JOIN _pc_libs " " KVBM_PC_LIBS)
 # Relative to the file itself, so that the installed tree can be moved.
