@@ -174,14 +174,15 @@ endfunction()
 
 # kvbm_add_test(<kind>.<room>[.<subject>] SOURCES x_test.cpp ... [CUDA_SOURCES y.cu ...]
 #               [NO_CUDA_SOURCES z.cpp ...] LINKS targets... [LABELS labels...] [TIMEOUT seconds]
-#               [SERIAL] [ENVIRONMENT VAR=value ...])
+#               [SERIAL] [CUDA_TOO] [ENVIRONMENT VAR=value ...])
 #
 # One GoogleTest executable and one ctest entry kvbm.<name>. Sources may include private headers of
 # src/ and helpers of tests/, and see KVBM_HAVE_URING and KVBM_HAVE_CUDA. SERIAL keeps other tests
 # from running beside it. The label gpu is for tests that use a GPU where there is one; where there
-# is none, their cases skip with "no CUDA device: <reason>".
+# is none, their cases skip with "no CUDA device: <reason>". CUDA_TOO makes a second ctest entry of
+# the same program, kvbm.<name>.cuda, whose device is a GPU.
 function(kvbm_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT"
+  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL;CUDA_TOO" "TIMEOUT"
                         "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;LINKS;LABELS;ENVIRONMENT"
   )
   if(arg_UNPARSED_ARGUMENTS)
@@ -209,15 +210,33 @@ function(kvbm_add_test name)
   _kvbm_resolve_links(links ${arg_LINKS})
   target_link_libraries(${target} PRIVATE ${links} GTest::gtest_main GTest::gmock)
 
+  set(where cpu)
+  if("gpu" IN_LIST arg_LABELS)
+    set(where)
+  endif()
   add_test(NAME kvbm.${name} COMMAND ${target})
   _kvbm_test_environment(environment kvbm.${name})
   set_tests_properties(
     kvbm.${name}
     PROPERTIES ENVIRONMENT "${environment};${arg_ENVIRONMENT}"
-               LABELS "cpu;${arg_LABELS}"
+               LABELS "${where};${arg_LABELS}"
                TIMEOUT ${arg_TIMEOUT}
                RUN_SERIAL ${arg_SERIAL}
   )
+  if(arg_CUDA_TOO AND KVBM_WITH_CUDA)
+    add_test(NAME kvbm.${name}.cuda COMMAND ${target})
+    _kvbm_test_environment(environment kvbm.${name}.cuda)
+    # As many hardware queues as there can be: with fewer, a stream that a test holds can hold up
+    # another one.
+    list(APPEND environment KVBM_TEST_DEVICE=cuda CUDA_DEVICE_MAX_CONNECTIONS=32)
+    set_tests_properties(
+      kvbm.${name}.cuda
+      PROPERTIES ENVIRONMENT "${environment};${arg_ENVIRONMENT}"
+                 LABELS "gpu;${arg_LABELS}"
+                 TIMEOUT ${arg_TIMEOUT}
+                 RUN_SERIAL ${arg_SERIAL}
+    )
+  endif()
 endfunction()
 
 # kvbm_add_compile_fail_test(<name> SOURCE x.cpp CASE <MACRO> EXPECT <regex>)

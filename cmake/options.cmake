@@ -27,6 +27,7 @@ function(_kvbm_decide_feature name available reason)
     set(enabled OFF)
   endif()
   set(KVBM_WITH_${name} ${enabled} PARENT_SCOPE)
+  set(KVBM_WITH_${name} ${enabled} CACHE INTERNAL "what KVBM_ENABLE_${name} came to")
   message(STATUS "kvbm: ${name} ${enabled} (requested ${request}: ${reason})")
 endfunction()
 

@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "integration/tier.hpp"
+#include "support/test_program.hpp"
 
 extern char** environ;
 
@@ -22,7 +23,7 @@ namespace {
 class Child {
  public:
   explicit Child(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), KVBM_TIER_PROCESS);
+    arguments.insert(arguments.begin(), test_program(KVBM_TIER_PROCESS));
     std::vector<char*> pointers;
     for (auto& argument : arguments) {
       pointers.push_back(argument.data());
@@ -35,7 +36,7 @@ class Child {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
     int const error =
-        posix_spawn(&pid_, KVBM_TIER_PROCESS, &actions, nullptr, pointers.data(), environ);
+        posix_spawn(&pid_, pointers.front(), &actions, nullptr, pointers.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
     if (error != 0) { throw std::runtime_error("posix_spawn: " + describe_errno(error)); }

@@ -11,6 +11,7 @@
 
 #include "block_file_fixture.hpp"
 #include "memory/file_handle.hpp"
+#include "support/test_program.hpp"
 
 extern char** environ;
 
@@ -54,13 +55,14 @@ class BlockFileCrash : public BlockFileTest {
     std::string const engine(to_string(GetParam().engine));
     std::string const batch = std::to_string(kBatch);
     std::string const direct = GetParam().direct ? "1" : "0";
-    std::array<char const*, 6> const arguments{KVBM_CRASH_WRITER, file.c_str(),  engine.c_str(),
-                                               direct.c_str(),    batch.c_str(), nullptr};
+    std::string const writer = testing::test_program(KVBM_CRASH_WRITER);
+    std::array<char const*, 6> const arguments{writer.c_str(), file.c_str(),  engine.c_str(),
+                                               direct.c_str(), batch.c_str(), nullptr};
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, out.end(1), STDOUT_FILENO);
     pid_t child = 0;
-    int const error = posix_spawn(&child, KVBM_CRASH_WRITER, &actions, nullptr,
+    int const error = posix_spawn(&child, writer.c_str(), &actions, nullptr,
                                   const_cast<char* const*>(arguments.data()), environ);
     posix_spawn_file_actions_destroy(&actions);
     if (error != 0) { throw std::runtime_error("posix_spawn: " + describe_errno(error)); }
