@@ -4,12 +4,14 @@
 #include <utility>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/transfer/cost_store.hpp"
 #include "manager/manager_impl.hpp"
 
 namespace kvbm::manager {
 
 struct TransferManager::Builder::Draft {
   transfer::ContextOptions options;
+  bool costs_given = false;
   std::map<std::string, std::map<std::string, std::string>> nixl_backends;
   std::vector<DeviceId> cuda_device_ids;
   std::size_t plan_cache_capacity = 64;
@@ -96,6 +98,7 @@ Builder& Builder::staging_bytes(std::uint64_t bytes_per_worker) {
 
 Builder& Builder::cost_model(transfer::CostModel const& costs) {
   draft_->options.costs = costs;
+  draft_->costs_given = true;
   return *this;
 }
 
@@ -125,6 +128,12 @@ TransferManager Builder::build() {
     for (unsigned id = 0; id < draft_->num_host_devices; ++id) {
       options.devices.push_back(
           device::make_host_device(static_cast<DeviceId>(id), draft_->host_device));
+    }
+  }
+  auto const& first = *options.devices.front();
+  if (!draft_->costs_given && first.backend() == device::Backend::Cuda) {
+    if (auto costs = transfer::load_cost_model(first.properties())) {
+      options.costs = std::move(*costs);
     }
   }
   options.memory_source = device::make_memory_source(options.devices, draft_->disk_io);

@@ -208,7 +208,9 @@ TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_block
   explanation.plan = state_->plan;
   explanation.num_blocks = src_blocks.size();
   explanation.total_bytes = state_->plan.bytes_per_block * src_blocks.size();
-  explanation.decision = choose(state_->choice_for(src_blocks, dst_blocks));
+  explanation.choice = state_->choice_for(src_blocks, dst_blocks);
+  explanation.decision = choose(explanation.choice);
+  explanation.choice.costs = nullptr;  // they belong to the context
   explanation.hops = describe_hops(*state_, explanation.decision.strategy);
   return explanation;
 }

@@ -36,6 +36,8 @@ struct ResolvedBounce {
 struct TransferExplanation {
   CopyPlan plan;
   Decision decision;
+  /// What decision came from, but for the costs (null: the defaults); choose() takes it again.
+  ChoiceInput choice;
   std::uint64_t num_blocks = 0;
   std::uint64_t total_bytes = 0;
   std::vector<std::string> hops;  ///< "Device 0 -> pinned staging (2 x 22 blocks)", ...
