@@ -9,12 +9,14 @@
 #include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kvbm/manager/transfer_manager.hpp"
 #include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/layout_cases.hpp"
 #include "kvbm/testing/stream_latch.hpp"
+#include "kvbm/testing/test_device.hpp"
 
 namespace kvbm::testing {
 
@@ -34,13 +36,21 @@ inline constexpr std::array kAllStorage{StorageKind::System, StorageKind::Pinned
 inline constexpr std::array kMemoryStorage{StorageKind::System, StorageKind::Pinned,
                                            StorageKind::Device};
 
-/// A manager of the size that tests need.
-inline TransferManager::Builder small_manager() {
+/// A manager of the size that tests need, with an emulated device.
+inline TransferManager::Builder emulated_manager() {
   auto builder = TransferManager::builder();
   builder.host_device(1, std::uint64_t{256} << 20U)
       .cuda_pool_reserve_size(1U << 20U)
       .copy_threads(2)
       .staging_bytes(1U << 20U);
+  return builder;
+}
+
+/// The same with the device that the tests run on; an emulated one where that is missing, for tests
+/// that are skipped.
+inline TransferManager::Builder small_manager() {
+  auto builder = emulated_manager();
+  if (on_cuda()) { builder.cuda_device_id(0); }
   return builder;
 }
 
@@ -125,6 +135,17 @@ class TransferTest : public ::testing::Test {
 
   static std::vector<BlockId> all(PhysicalLayout const& layout) {
     return first_blocks(layout.config().num_blocks());
+  }
+
+  /// An event that is complete when the latch is open.
+  device::EventPtr event_behind(StreamLatch const& latch) {
+    auto event = manager_.context().devices().front()->create_event();
+    latch.stream()->record(event);
+    return event;
+  }
+  /// A stream that nothing else uses.
+  device::StreamPtr own_stream(std::string name) {
+    return manager_.context().devices().front()->create_stream(std::move(name));
   }
 
   TransferManager manager_;

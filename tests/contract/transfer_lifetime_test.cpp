@@ -297,18 +297,21 @@ class FileSource {
   PhysicalLayout file_;
 };
 
-/// A transfer between memories behind a latch; a failure is a token used meanwhile.
+/// A transfer between memories that waits for an event; a failure is a token used meanwhile.
 class StreamSource {
  public:
   static constexpr char const* kFailureText = "cancelled by the caller";
   StreamSource() : manager_(one_stream_manager().build()) {}
   TransferCompleteNotification pending() {
     latch_.reset();
-    latch_ = std::make_unique<StreamLatch>(manager_.context().acquire_h2d_stream());
+    auto const device = manager_.context().devices().front();
+    latch_ = std::make_unique<StreamLatch>(device->create_stream("writer"));
     stop_ = std::stop_source();
+    auto const event = device->create_event();
+    latch_->stream()->record(event);
     return manager_.execute_transfer(
         KvBlocks::of(pinned_, {0}), KvBlocks::of(device_, {0}),
-        TransferOptions::builder().cancellation(stop_.get_token()).build());
+        TransferOptions::builder().wait_for(event).cancellation(stop_.get_token()).build());
   }
   void succeed() { latch_->open(); }
   void fail() { stop_.request_stop(); }

@@ -60,8 +60,9 @@ class DiskTier : public ::testing::Test {
   }
   static std::vector<std::byte> snapshot_of(PhysicalLayout const& layout, BlockId block) {
     std::vector<std::byte> bytes;
+    ElementAccess elements(layout);
     for_each_element(layout, [&](Element const& e) {
-      auto const* const element = element_address(layout, block, e);
+      auto const* const element = elements.at(block, e);
       bytes.insert(bytes.end(), element, element + layout.geometry().element_bytes);
     });
     return bytes;

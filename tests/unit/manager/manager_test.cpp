@@ -198,7 +198,7 @@ TEST(ManagerBuilder, RefusesWhatThisVersionDoesNotHave) {
   EXPECT_EQ(nixl.code, ErrorCode::Unsupported);
   EXPECT_TRUE(nixl.names("UCX")) << nixl.message;
   if (!device::cuda_unavailable_reason().empty()) {
-    auto const cuda = failure_of_call([] { return small_manager().cuda_device_id(0).build(); });
+    auto const cuda = failure_of_call([] { return emulated_manager().cuda_device_id(0).build(); });
     EXPECT_EQ(cuda.code, ErrorCode::Unsupported);
     EXPECT_TRUE(cuda.names("no CUDA device")) << cuda.message;
   }
@@ -210,17 +210,17 @@ TEST(ManagerBuilder, RefusesBadValuesByName) {
     EXPECT_EQ(failure.code, ErrorCode::InvalidArgument) << names;
     EXPECT_TRUE(failure.names(names)) << failure.message;
   };
-  auto builder = small_manager();
+  auto builder = emulated_manager();
   expect_refused(builder.host_device(0), "host_device");
-  builder = small_manager();
+  builder = emulated_manager();
   expect_refused(builder.file_workers(0), "file_workers");
-  builder = small_manager();
+  builder = emulated_manager();
   expect_refused(builder.num_streams(0, 1), "h2d");
-  builder = small_manager();
+  builder = emulated_manager();
   expect_refused(builder.num_streams(1, 0), "d2h");
-  builder = small_manager();
+  builder = emulated_manager();
   expect_refused(builder.devices({nullptr}), "null");
-  builder = small_manager();
+  builder = emulated_manager();
   expect_refused(builder.devices({device::make_host_device(3), device::make_host_device(3)}), "3");
 }
 
@@ -277,15 +277,26 @@ TEST_F(Manager, S1_ExplainNamesTheStrategyOfEveryPairAndMovesNothing) {
       EXPECT_EQ(image_of(dst), before);
       bool const file = from == StorageKind::Disk || to == StorageKind::Disk;
       bool const device = from == StorageKind::Device || to == StorageKind::Device;
-      auto const expected = file     ? Strategy::StagedFile
-                            : device ? Strategy::StreamCopy
-                                     : Strategy::HostCopy;
-      EXPECT_EQ(explained.decision.strategy, expected) << explained.to_string();
-      EXPECT_EQ(explained.decision.candidates.size(), 4U);
+      auto const chosen = explained.decision.strategy;
+      if (!file && device && on_cuda()) {
+        bool const system = from == StorageKind::System || to == StorageKind::System;
+        bool const of_a_gpu = chosen == Strategy::DmaCopy || chosen == Strategy::SmCopy ||
+                              chosen == Strategy::StagedDma || chosen == Strategy::PinnedStaging;
+        EXPECT_TRUE(of_a_gpu) << explained.to_string();
+        EXPECT_TRUE(!system || chosen != Strategy::SmCopy) << explained.to_string();
+      } else {
+        auto const expected = file     ? Strategy::StagedFile
+                              : device ? Strategy::StreamCopy
+                                       : Strategy::HostCopy;
+        EXPECT_EQ(chosen, expected) << explained.to_string();
+      }
+      EXPECT_EQ(explained.decision.candidates.size(), transfer::kNumStrategies);
       EXPECT_EQ(explained.num_blocks, 2U);
       EXPECT_EQ(explained.total_bytes, 2 * src.config().block_bytes());
-      EXPECT_EQ(explained.hops.size(), file ? from == to ? 3U : 2U : 1U) << explained.to_string();
-      EXPECT_NE(explained.to_string().find(transfer::to_string(expected)), std::string::npos);
+      bool const two = chosen == Strategy::StagedDma || chosen == Strategy::PinnedStaging ||
+                       (file && from != to);
+      EXPECT_EQ(explained.hops.size(), two ? 2U : file ? 3U : 1U) << explained.to_string();
+      EXPECT_NE(explained.to_string().find(transfer::to_string(chosen)), std::string::npos);
     }
   }
 }

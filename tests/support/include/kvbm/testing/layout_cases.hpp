@@ -77,9 +77,6 @@ inline layout::PhysicalLayout make_layout(std::shared_ptr<memory::MemorySource> 
   }
 }
 
-/// The bytes of every region.
-using Image = std::vector<std::vector<std::byte>>;
-
 /// Bytes [offset, offset + bytes) of a file, read without kvbm.
 inline std::vector<std::byte> read_file(std::filesystem::path const& path, std::uint64_t offset,
                                         std::uint64_t bytes) {
@@ -99,19 +96,6 @@ inline Image image_of(layout::PhysicalLayout const& layout) {
     image.push_back(read_file(region.file()->path(), region.file_offset(), region.bytes()));
   }
   return image;
-}
-
-/// Where an element of a layout is in its image.
-inline std::byte* element_of(Image& image, layout::PhysicalLayout const& layout, BlockId block,
-                             Element const& e) {
-  auto const& geometry = layout.geometry();
-  auto const stride = [&geometry](std::size_t dim) {
-    return static_cast<std::uint64_t>(geometry.strides[dim]);
-  };
-  std::uint64_t offset = block * geometry.block_stride + e.outer * stride(1) + e.token * stride(2) +
-                         e.head * stride(3) + e.dim * stride(4);
-  if (!geometry.layers_are_regions) { offset += e.layer * stride(0); }
-  return &image.at(geometry.layers_are_regions ? e.layer : 0).at(offset);
 }
 
 /// Part of a block: layers, and equally many heads on both sides.
@@ -159,13 +143,6 @@ inline std::uint64_t count_element_differences(layout::PhysicalLayout const& lay
   return differences;
 }
 
-/// Writes element_value(seed, block, ...) into every block of a layout in memory.
-inline void write_all_blocks(layout::PhysicalLayout const& layout, std::uint64_t seed) {
-  for (std::uint64_t block = 0; block < layout.config().num_blocks(); ++block) {
-    write_block(layout, static_cast<BlockId>(block), seed, static_cast<BlockId>(block));
-  }
-}
-
 /// 0, 1, ... count - 1.
 inline std::vector<BlockId> first_blocks(std::uint64_t count) {
   std::vector<BlockId> ids(count);
@@ -173,6 +150,12 @@ inline std::vector<BlockId> first_blocks(std::uint64_t count) {
     ids[i] = static_cast<BlockId>(i);
   }
   return ids;
+}
+
+/// Writes element_value(seed, block, ...) into every block of a layout in memory.
+inline void write_all_blocks(layout::PhysicalLayout const& layout, std::uint64_t seed) {
+  auto const ids = first_blocks(layout.config().num_blocks());
+  write_blocks(layout, ids, seed, ids);
 }
 
 }  // namespace kvbm::testing
