@@ -416,6 +416,87 @@ class KvDimLayout:
 
     def __str__(self) -> str: ...
 
+class Backend(enum.Enum):
+    """Which implementation is behind a Device."""
+
+    Host = 0
+    """emulated: ordinary memory and threads"""
+
+    Cuda = 1
+    """an NVIDIA GPU"""
+
+class Event:
+    """A point in a stream's work. Never recorded: complete."""
+
+    def is_complete(self) -> bool: ...
+
+    def wait(self) -> None:
+        """Blocks until the work recorded last has ended."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def cuda_event(self) -> int:
+        """
+        The cudaEvent_t as an int; it lives as long as this object. AttributeError for events of emulated devices.
+        """
+
+class Stream:
+    """
+    A FIFO queue of work on one device; streams run side by side. Those of a manager's pools live as long as the manager, all others as long as any reference.
+    """
+
+    @property
+    def device_id(self) -> int: ...
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cuda_stream(self) -> int:
+        """
+        The cudaStream_t as an int, e.g. for torch.cuda.ExternalStream; keep this object or its manager as long as that is used. AttributeError for streams of emulated devices.
+        """
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """CUDA's stream protocol: (version, cudaStream_t)."""
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether what is enqueued goes into a CUDA graph instead of running."""
+
+    def enqueue(self, work: Callable[[], object]) -> None:
+        """
+        Runs `work` on a host thread when everything before it ended. It must not wait for this stream nor, on a CUDA stream, call into CUDA; an exception goes to sys.unraisablehook.
+        """
+
+    def record(self, event: kvbm_cpp._types.EventLike) -> None:
+        """Marks the present end of the stream in `event`."""
+
+    def wait(self, event: kvbm_cpp._types.EventLike) -> None:
+        """
+        What is enqueued after this call waits for the point that `event` marks now.
+        """
+
+    def synchronize(self) -> None:
+        """Blocks until everything enqueued so far has ended."""
+
+    def is_idle(self) -> bool: ...
+
+    def __repr__(self) -> str: ...
+
+def wrap_cuda_stream(stream: kvbm_cpp._types.CudaStreamLike, device_id: int | None = None) -> Stream:
+    """
+    A Stream over a CUDA stream of another library, which it keeps alive; the owner of a cudaStream_t given as an int keeps that alive. Without device_id the stream's own says which device, an int means device 0.
+    """
+
+def wrap_cuda_event(event: kvbm_cpp._types.CudaEventLike, device_id: int | None = None) -> Event:
+    """An Event over a recorded CUDA event of another library, likewise."""
+
 class Region:
     """
     A range of bytes in one kind of storage. Shares ownership of what backs it.
@@ -454,51 +535,39 @@ class Region:
     def numpy(self, shape: int | Sequence[int] | None = None, dtype: numpy.typing.DTypeLike = 'uint8') -> numpy.typing.NDArray[Any]:
         """The memory as a numpy array, without a copy; the array keeps it alive."""
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """
+        The bytes for torch.as_tensor(region, device="cuda") and cupy.asarray(region), which keep the Region alive. AttributeError where it is no memory of a GPU.
+        """
+
     def __repr__(self) -> str: ...
 
-class Event:
-    """A point in a stream's work. Never recorded: complete."""
-
-    def is_complete(self) -> bool: ...
-
-    def wait(self) -> None:
-        """Blocks until the work recorded last has ended."""
-
-class Stream:
-    """A FIFO queue of work on one device; streams run side by side."""
+class DeviceProperties:
+    """What a device is; empty and 0 for emulated ones."""
 
     @property
-    def device_id(self) -> int: ...
+    def uuid(self) -> str:
+        """"GPU-8c1a...\""""
 
     @property
-    def name(self) -> str: ...
+    def pci_address(self) -> str:
+        """"0000:1b:00.0\""""
 
-    def enqueue(self, work: Callable[[], object]) -> None:
-        """
-        Runs `work` on a thread of the stream when everything before it ended. It must not wait for this stream; an exception goes to sys.unraisablehook.
-        """
+    @property
+    def num_multiprocessors(self) -> int: ...
 
-    def record(self, event: Event) -> None:
-        """Marks the present end of the stream in `event`."""
+    @property
+    def compute_capability(self) -> int:
+        """90 is 9.0."""
 
-    def wait(self, event: Event) -> None:
-        """
-        What is enqueued after this call waits for the point that `event` marks now.
-        """
+    @property
+    def driver_version(self) -> int:
+        """The newest CUDA that the driver knows, 13000 is 13.0."""
 
-    def synchronize(self) -> None:
-        """Blocks until everything enqueued so far has ended."""
-
-    def is_idle(self) -> bool: ...
-
-class Backend(enum.Enum):
-    """Which implementation is behind a Device."""
-
-    Host = 0
-    """emulated: ordinary memory and threads"""
-
-    Cuda = 1
-    """an NVIDIA GPU"""
+    @property
+    def runtime_version(self) -> int:
+        """Of the runtime in use."""
 
 class Device:
     """One device: memory, streams, events."""
@@ -522,6 +591,18 @@ class Device:
     def is_host_accessible(self) -> bool:
         """Whether the CPU may touch this device's memory."""
 
+    @property
+    def properties(self) -> DeviceProperties: ...
+
+    @property
+    def numa_node(self) -> int:
+        """Where its pinned memory should be; -1 where unknown."""
+
+    def can_address(self, other: int) -> bool:
+        """
+        Whether kernels of this device can address memory of device `other`; asking makes it so.
+        """
+
     def allocate(self, bytes: int, alignment: int = 512) -> Region:
         """Memory of this device, zeroed, alive as long as the Region."""
 
@@ -543,6 +624,11 @@ class Device:
 def make_host_device(id: int = 0, memory_bytes: int = 4294967296) -> Device:
     """An emulated device, e.g. one shared by an engine and several managers."""
 
+def cuda_device(id: int = 0) -> Device:
+    """
+    CUDA device `id`, in the context that torch and others use too; UnsupportedError "no CUDA device: ..." where there is none.
+    """
+
 def cuda_unavailable_reason() -> str:
     """Why there is no CUDA device; empty where there is one."""
 
@@ -563,6 +649,57 @@ class MemoryPoolStats:
 
     @property
     def num_device_allocations(self) -> int: ...
+
+class TensorInfo:
+    """
+    What kvbm sees of a tensor: where it is and how it is laid out. Keeps the tensor alive.
+    """
+
+    @staticmethod
+    def of(tensor: kvbm_cpp._types.TensorLike) -> TensorInfo:
+        """
+        Reads it without a copy: numpy and cupy arrays, torch tensors of any dtype, objects with DLPack, a buffer or __cuda_array_interface__, a Region, or (address, bytes[, device_id[, owner]]).
+        """
+
+    @property
+    def address(self) -> int:
+        """Of the first element."""
+
+    @property
+    def bytes(self) -> int:
+        """From the first element to behind the last."""
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one element; 1 for raw memory."""
+
+    @property
+    def dtype(self) -> str:
+        """"bfloat16"; empty for raw memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Bytes, one an axis."""
+
+    @property
+    def is_contiguous(self) -> bool:
+        """In C's order, without gaps."""
+
+    @property
+    def is_writable(self) -> bool: ...
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it is in memory of a GPU."""
+
+    @property
+    def device_id(self) -> int | None:
+        """Which GPU, where the library says so."""
+
+    def __repr__(self) -> str: ...
 
 class LayoutKind(enum.Enum):
     """How blocks are spread over regions."""
@@ -837,7 +974,7 @@ class Spare(enum.Enum):
     """whatever is quickest"""
 
     SpareSms = 1
-    """leave the GPU's multiprocessors to the model"""
+    """leave the GPU's multiprocessors and its memory to the model"""
 
     SpareCpu = 2
     """host copies run in one thread"""
@@ -880,9 +1017,9 @@ class TransferOptions:
     How one transfer is done. Every option works with every strategy, or the call is refused with the reason.
     """
 
-    def __init__(self, *, layer_range: kvbm_cpp._types.Range | None = None, head_range: kvbm_cpp._types.Range | None = None, src_head_range: kvbm_cpp._types.Range | None = None, dst_head_range: kvbm_cpp._types.Range | None = None, src_kv_layout: KvBlockLayout | None = None, dst_kv_layout: KvBlockLayout | None = None, bounce_buffer: BounceBuffer | None = None, nixl_write_notification: int | None = None, cuda_stream: Stream | None = None, wait_for: Iterable[Event] | None = None, record_on: Iterable[Stream] | None = None, timeout: float | None = None, cancellation: StopSource | None = None, priority: int = 0, max_sms: int | None = None, spare: Spare = ...) -> None:
+    def __init__(self, *, layer_range: kvbm_cpp._types.Range | None = None, head_range: kvbm_cpp._types.Range | None = None, src_head_range: kvbm_cpp._types.Range | None = None, dst_head_range: kvbm_cpp._types.Range | None = None, src_kv_layout: KvBlockLayout | None = None, dst_kv_layout: KvBlockLayout | None = None, bounce_buffer: BounceBuffer | None = None, nixl_write_notification: int | None = None, cuda_stream: kvbm_cpp._types.StreamLike | None = None, wait_for: Iterable[kvbm_cpp._types.EventLike] | None = None, record_on: Iterable[kvbm_cpp._types.StreamLike] | None = None, timeout: float | None = None, cancellation: StopSource | None = None, priority: int = 0, max_sms: int | None = None, spare: Spare = ..., strategy: Strategy | str | None = None) -> None:
         """
-        head_range is src_head_range and dst_head_range in one; timeout is in seconds from submission; with cuda_stream all work goes onto that stream and the notification is ready at once.
+        head_range is src_head_range and dst_head_range in one; timeout is in seconds from submission; with cuda_stream all work goes onto that stream and the notification is ready at once. Streams and events may be kvbm's or those of torch, cupy and cuda.core, or CUDA handles as ints; they are kept alive as long as a transfer needs them. An event means the point that it marked when the transfer was submitted.
         """
 
     @property
@@ -908,7 +1045,13 @@ class TransferOptions:
     def priority(self) -> int: ...
 
     @property
+    def max_sms(self) -> int | None: ...
+
+    @property
     def spare(self) -> Spare: ...
+
+    @property
+    def strategy(self) -> Strategy | None: ...
 
 class TransferCapabilities:
     """What this process may use; all off by default."""
@@ -939,6 +1082,170 @@ class TransferPreferences:
 
     def __eq__(self, other: object, /) -> bool: ...
 
+class RatePoint:
+    """A rate that was measured at one length of contiguous runs."""
+
+    def __init__(self, run_bytes: int, bytes_per_second: float) -> None: ...
+
+    @property
+    def run_bytes(self) -> int: ...
+
+    @property
+    def bytes_per_second(self) -> float: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __repr__(self) -> str: ...
+
+class PathCosts:
+    """
+    What one way of a GPU costs: a fixed part, and a rate that depends on the run length.
+    """
+
+    def __init__(self) -> None: ...
+
+    @property
+    def latency(self) -> float:
+        """Seconds of a tiny transfer."""
+
+    @latency.setter
+    def latency(self, arg: float, /) -> None: ...
+
+    @property
+    def rates(self) -> list[RatePoint]:
+        """
+        Ascending run lengths, at least one point. A copy: assign the whole list.
+        """
+
+    @rates.setter
+    def rates(self, arg: Sequence[RatePoint], /) -> None: ...
+
+    def rate(self, run_bytes: float) -> float:
+        """
+        Bytes per second at a run length: interpolated in logarithms, constant beyond the ends.
+        """
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+class LinkDirection(enum.Enum):
+    """Which way bytes cross a GPU's link."""
+
+    HostToDevice = 0
+
+    DeviceToHost = 1
+
+    DeviceToDevice = 2
+
+class LinkCosts:
+    """The ways in one direction of a link."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def dma(self) -> PathCosts:
+        """By length of the runs that the copy engines move."""
+
+    @dma.setter
+    def dma(self, arg: PathCosts, /) -> None: ...
+
+    @property
+    def sm(self) -> PathCosts:
+        """A kernel straight between both sides, by run length."""
+
+    @sm.setter
+    def sm(self, arg: PathCosts, /) -> None: ...
+
+    @property
+    def gather(self) -> PathCosts:
+        """A kernel between blocks and the ring in HBM, by run length."""
+
+    @gather.setter
+    def gather(self, arg: PathCosts, /) -> None: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+class GpuCosts:
+    """What a GPU and its link do; the defaults are those of an H200."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def h2d(self) -> LinkCosts: ...
+
+    @h2d.setter
+    def h2d(self, arg: LinkCosts, /) -> None: ...
+
+    @property
+    def d2h(self) -> LinkCosts: ...
+
+    @d2h.setter
+    def d2h(self, arg: LinkCosts, /) -> None: ...
+
+    @property
+    def d2d(self) -> LinkCosts: ...
+
+    @d2d.setter
+    def d2d(self, arg: LinkCosts, /) -> None: ...
+
+    def __getitem__(self, direction: LinkDirection) -> LinkCosts: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+class CostModel:
+    """
+    Rates in bytes per second and latencies in seconds that estimates are made from.
+    """
+
+    def __init__(self) -> None: ...
+
+    @property
+    def host_copy_rate(self) -> float: ...
+
+    @host_copy_rate.setter
+    def host_copy_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def host_permute_rate(self) -> float: ...
+
+    @host_permute_rate.setter
+    def host_permute_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def host_element_rate(self) -> float: ...
+
+    @host_element_rate.setter
+    def host_element_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def disk_read_rate(self) -> float: ...
+
+    @disk_read_rate.setter
+    def disk_read_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def disk_write_rate(self) -> float: ...
+
+    @disk_write_rate.setter
+    def disk_write_rate(self, arg: float, /) -> None: ...
+
+    @property
+    def stream_latency(self) -> float: ...
+
+    @stream_latency.setter
+    def stream_latency(self, arg: float, /) -> None: ...
+
+    @property
+    def disk_latency(self) -> float: ...
+
+    @disk_latency.setter
+    def disk_latency(self, arg: float, /) -> None: ...
+
+    @property
+    def gpu(self) -> GpuCosts: ...
+
+    @gpu.setter
+    def gpu(self, arg: GpuCosts, /) -> None: ...
+
 class Strategy(enum.Enum):
     """The ways to execute a plan."""
 
@@ -946,12 +1253,24 @@ class Strategy(enum.Enum):
     """copy threads, in the caller's call"""
 
     StreamCopy = 1
-    """on a device's stream"""
+    """copy threads, in the order of a stream"""
 
-    DirectFile = 2
+    DmaCopy = 2
+    """the GPU's copy engines, one DMA a contiguous run"""
+
+    SmCopy = 3
+    """a kernel straight between the two sides"""
+
+    StagedDma = 4
+    """a kernel and a ring in HBM, DMA does the rest"""
+
+    PinnedStaging = 5
+    """pageable memory to or from a GPU through pinned staging memory"""
+
+    DirectFile = 6
     """file I/O straight from or into memory"""
 
-    StagedFile = 3
+    StagedFile = 7
     """file I/O through pinned staging memory"""
 
 class CopyPlan:
@@ -1032,6 +1351,25 @@ class PreparedTransfer:
     @property
     def plan(self) -> CopyPlan: ...
 
+class PlanCacheStats:
+    """
+    How often execute_transfer and prepare_transfer found their plan ready.
+    """
+
+    @property
+    def hits(self) -> int: ...
+
+    @property
+    def misses(self) -> int: ...
+
+    @property
+    def entries(self) -> int:
+        """Kept now."""
+
+    @property
+    def capacity(self) -> int:
+        """Kept at most."""
+
 class EventSystem:
     """Makes events and runs callbacks on one thread; managers may share it."""
 
@@ -1043,55 +1381,6 @@ class EventSystem:
 
     def num_pending(self) -> int:
         """Events that are pending."""
-
-class CostModel:
-    """
-    Rates in bytes per second and latencies in seconds that estimates are made from.
-    """
-
-    def __init__(self) -> None: ...
-
-    @property
-    def host_copy_rate(self) -> float: ...
-
-    @host_copy_rate.setter
-    def host_copy_rate(self, arg: float, /) -> None: ...
-
-    @property
-    def host_permute_rate(self) -> float: ...
-
-    @host_permute_rate.setter
-    def host_permute_rate(self, arg: float, /) -> None: ...
-
-    @property
-    def host_element_rate(self) -> float: ...
-
-    @host_element_rate.setter
-    def host_element_rate(self, arg: float, /) -> None: ...
-
-    @property
-    def disk_read_rate(self) -> float: ...
-
-    @disk_read_rate.setter
-    def disk_read_rate(self, arg: float, /) -> None: ...
-
-    @property
-    def disk_write_rate(self) -> float: ...
-
-    @disk_write_rate.setter
-    def disk_write_rate(self, arg: float, /) -> None: ...
-
-    @property
-    def stream_latency(self) -> float: ...
-
-    @stream_latency.setter
-    def stream_latency(self, arg: float, /) -> None: ...
-
-    @property
-    def disk_latency(self) -> float: ...
-
-    @disk_latency.setter
-    def disk_latency(self, arg: float, /) -> None: ...
 
 class DiskEngine(enum.Enum):
     """Which engine moves bytes to and from files."""
@@ -1109,9 +1398,9 @@ class TransferManager:
     The one door: registers layouts and moves blocks between them. All methods may be called from any thread. A context manager: leaving it closes it.
     """
 
-    def __init__(self, *, host_devices: int | None = None, host_device_bytes: int | None = None, devices: Iterable[Device] | None = None, cuda_device_id: int | None = None, nixl_backends: Iterable[str] | None = None, capabilities: TransferCapabilities | None = None, preferences: TransferPreferences | None = None, event_system: EventSystem | None = None, cost_model: CostModel | None = None, num_h2d_streams: int | None = None, num_d2h_streams: int | None = None, copy_threads: int | None = None, file_workers: int | None = None, staging_bytes: int | None = None, cuda_pool_reserve_size: int | None = None, cuda_pool_release_threshold: int | None = None, disk_engine: DiskEngine | None = None, allow_direct: bool | None = None, disk_queue_depth: int | None = None, disk_threads: int | None = None) -> None:
+    def __init__(self, *, host_devices: int | None = None, host_device_bytes: int | None = None, devices: Iterable[Device] | None = None, cuda_device_id: int | Iterable[int] | None = None, nixl_backends: Iterable[str] | None = None, capabilities: TransferCapabilities | None = None, preferences: TransferPreferences | None = None, event_system: EventSystem | None = None, cost_model: CostModel | None = None, num_h2d_streams: int | None = None, num_d2h_streams: int | None = None, copy_threads: int | None = None, file_workers: int | None = None, staging_bytes: int | None = None, cuda_pool_reserve_size: int | None = None, cuda_pool_release_threshold: int | None = None, plan_cache_capacity: int | None = None, disk_engine: DiskEngine | None = None, allow_direct: bool | None = None, disk_queue_depth: int | None = None, disk_threads: int | None = None) -> None:
         """
-        Defaults: one emulated device of 4 GiB, 4 + 4 streams, all CPUs for copies, 2 file workers with 32 MiB of staging each, io_uring and O_DIRECT where there are.
+        Defaults: one emulated device of 4 GiB, 4 + 4 streams, all CPUs for copies, 2 file workers with 32 MiB of staging each, io_uring and O_DIRECT where there are. With several devices the first one's streams are the pools.
         """
 
     def close(self) -> None:
@@ -1193,7 +1482,9 @@ class TransferManager:
     def devices(self) -> list[Device]: ...
 
     def acquire_h2d_stream(self) -> Stream:
-        """The next stream of the pool, round robin."""
+        """
+        The next stream of the pool, round robin; shared with the transfers that use the pool. torch.cuda.ExternalStream(stream.cuda_stream) computes on it. It lives as long as the manager or the returned object.
+        """
 
     def acquire_d2h_stream(self) -> Stream: ...
 
@@ -1201,6 +1492,12 @@ class TransferManager:
 
     @property
     def memory_pool_stats(self) -> MemoryPoolStats: ...
+
+    @property
+    def plan_cache_stats(self) -> PlanCacheStats:
+        """
+        How often execute_transfer and prepare_transfer found their plan ready.
+        """
 
     @property
     def copy_threads(self) -> int: ...

@@ -36,11 +36,14 @@ void bind_errors(nb::module_& m);
 void bind_values(nb::module_& m);
 void bind_format(nb::module_& m);
 void bind_device(nb::module_& m);
+void bind_stream(nb::module_& m);
+void bind_tensor(nb::module_& m);
 void bind_layout(nb::module_& m);
 void bind_layout_builder(nb::module_& m);
 void bind_notification(nb::module_& m);
 void bind_options(nb::module_& m);
 void bind_transfer(nb::module_& m);
+void bind_costs(nb::module_& m);
 void bind_manager(nb::module_& m);
 /// @}
 
@@ -55,6 +58,9 @@ nb::str to_str(std::string_view text);
 std::uint64_t to_u64(nb::handle value, char const* name);
 /// Like to_u64; nullopt for None.
 std::optional<std::uint64_t> to_optional_u64(nb::handle value, char const* name);
+
+/// Likewise in [0, 2^32).
+unsigned to_unsigned(nb::handle value, char const* name);
 
 /// A range of step 1, or a pair (begin, end). Whether it is empty or reversed is the library's to
 /// say.
@@ -85,22 +91,45 @@ class BlockIds {
   std::span<BlockId const> view_;
 };
 
-/// A tensor of the caller, or a raw address, as a region of an external layout.
+/// What is known of a tensor of the caller, or of a raw address.
 struct Tensor {
   std::uintptr_t address = 0;
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0;  ///< from the first element to behind the last
   std::uint64_t item_bytes = 1;
-  bool raw = false;                   ///< given as (address, bytes): no element width known
+  bool raw = false;  ///< given as (address, bytes): no element width known
+  bool writable = true;
+  bool on_device = false;             ///< in memory of a device, whether or not it is known which
   std::optional<DeviceId> device_id;  ///< of a device tensor, where the caller's library says
+  std::string dtype;                  ///< "bfloat16"; empty for raw memory
+  std::vector<std::uint64_t> shape;   ///< elements
+  std::vector<std::int64_t> strides;  ///< bytes, one an axis
   std::shared_ptr<void const> keep_alive;
 };
 
-/// Reads a tensor without copying: numpy arrays, DLPack and buffer objects, objects with
-/// __cuda_array_interface__, Region, or (address, bytes[, device_id[, owner]]).
+/// Reads what a tensor is without copying it: numpy arrays, torch tensors of any dtype, DLPack and
+/// buffer objects, objects with __cuda_array_interface__, Region, or
+/// (address, bytes[, device_id[, owner]]).
+/// @param where  for messages  @throws TypeError nothing of the above
+Tensor inspect_tensor(nb::handle object, std::string const& where);
+
+/// The same for a layout's memory.
 /// @param name  of the list, @param index its position: for messages
 /// @throws TypeError nothing of the above; Error(InvalidArgument) read-only, not C-contiguous,
 /// empty
 Tensor to_tensor(nb::handle object, char const* name, std::size_t index);
+
+/// A Stream, or a CUDA stream of another library: an object with cuda_stream (torch), with
+/// __cuda_stream__ (cuda.core), with ptr (cupy), or a cudaStream_t as an int, of device 0. The
+/// stream returned keeps that object alive.
+/// @param where  for messages
+/// @throws TypeError nothing of the above; UnsupportedError no CUDA; Error(InvalidArgument) a
+///         stream of another device
+device::StreamPtr to_stream(nb::handle object, std::string const& where);
+
+/// An Event, or a CUDA event likewise: with cuda_event (torch), ptr (cupy), handle (cuda.core), or
+/// a cudaEvent_t as an int, of device 0.
+/// @throws as to_stream; Error(InvalidArgument) one that was never recorded, where that shows
+device::EventPtr to_event(nb::handle object, std::string const& where);
 
 /// Host-accessible memory of a region as a numpy array that keeps it alive.
 /// @throws UnsupportedError memory that the CPU cannot reach; Error(InvalidArgument) more bytes

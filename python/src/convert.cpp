@@ -124,6 +124,13 @@ std::optional<std::uint64_t> to_optional_u64(nb::handle value, char const* name)
   return value.is_none() ? std::nullopt : std::optional(to_u64(value, name));
 }
 
+unsigned to_unsigned(nb::handle value, char const* name) {
+  std::uint64_t const number = to_u64(value, name);
+  KVBM_EXPECTS(number <= std::numeric_limits<unsigned>::max(), InvalidArgument,
+               std::string(name) + " is " + std::to_string(number) + ", must be below 2^32");
+  return static_cast<unsigned>(number);
+}
+
 IndexRange to_range(nb::handle value, char const* name) {
   if (PyRange_Check(value.ptr()) != 0) {
     if (nb::cast<std::int64_t>(value.attr("step")) != 1) {

@@ -13,6 +13,18 @@ namespace {
 
 using memory::Region;
 
+nb::dict cuda_array_interface(PyRegion const& self) {
+  if (self->kind() != memory::StorageKind::Device || self->host_data() != nullptr) {
+    throw nb::attribute_error("this region is no memory of a GPU; see numpy()");
+  }
+  nb::dict interface;
+  interface["shape"] = nb::make_tuple(self->bytes());
+  interface["typestr"] = "|u1";
+  interface["data"] = nb::make_tuple(self->address(), false);
+  interface["version"] = 3;
+  return interface;
+}
+
 void bind_region(nb::module_& m) {
   nb::class_<PyRegion>(
       m, "Region", nb::is_final(),
@@ -56,73 +68,15 @@ void bind_region(nb::module_& m) {
               "numpy.typing.DTypeLike = 'uint8') -> numpy.typing.NDArray[typing.Any]"),
           nb::arg("shape") = nb::none(), nb::arg("dtype") = "uint8",
           "The memory as a numpy array, without a copy; the array keeps it alive.")
+      .def_prop_ro(
+          "__cuda_array_interface__", &cuda_array_interface,
+          nb::sig("def __cuda_array_interface__(self) -> dict[str, typing.Any]"),
+          "The bytes for torch.as_tensor(region, device=\"cuda\") and cupy.asarray(region), "
+          "which keep the Region alive. AttributeError where it is no memory of a GPU.")
       .def("__repr__", [](PyRegion const& self) {
         return "Region(" + std::string(memory::to_string(self->kind())) + ", " +
                std::to_string(self->bytes()) + " bytes)";
       });
-}
-
-void bind_event(nb::module_& m) {
-  nb::class_<PyEvent>(m, "Event", nb::is_final(),
-                      "A point in a stream's work. Never recorded: complete.")
-      .def("is_complete", [](PyEvent const& self) { return (*self)->is_complete(); })
-      .def(
-          "wait",
-          [](PyEvent const& self) {
-            device::EventPtr const event = *self;
-            GilRelease const unlocked;
-            event->wait();
-          },
-          "Blocks until the work recorded last has ended.");
-}
-
-void bind_stream(nb::module_& m) {
-  nb::class_<PyStream>(m, "Stream", nb::is_final(),
-                       "A FIFO queue of work on one device; streams run side by side.")
-      .def_prop_ro("device_id", [](PyStream const& self) { return (*self)->device_id(); })
-      .def_prop_ro("name", [](PyStream const& self) { return (*self)->name(); })
-      .def(
-          "enqueue",
-          [](PyStream const& self, nb::callable work) {
-            auto callback = std::make_shared<Callback>(std::move(work));
-            device::StreamPtr const stream = *self;
-            GilRelease const unlocked;
-            stream->enqueue([callback = std::move(callback)] {
-              callback->call([] { return nb::make_tuple(); });
-            });
-          },
-          nb::sig("def enqueue(self, work: collections.abc.Callable[[], object]) -> None"),
-          nb::arg("work"),
-          "Runs `work` on a thread of the stream when everything before it ended. It must not wait "
-          "for this stream; an exception goes to sys.unraisablehook.")
-      .def(
-          "record",
-          [](PyStream const& self, PyEvent const& event) {
-            device::StreamPtr const stream = *self;
-            device::EventPtr const point = *event;
-            GilRelease const unlocked;
-            stream->record(point);
-          },
-          nb::arg("event"), "Marks the present end of the stream in `event`.")
-      .def(
-          "wait",
-          [](PyStream const& self, PyEvent const& event) {
-            device::StreamPtr const stream = *self;
-            device::EventPtr const point = *event;
-            GilRelease const unlocked;
-            stream->wait(point);
-          },
-          nb::arg("event"),
-          "What is enqueued after this call waits for the point that `event` marks now.")
-      .def(
-          "synchronize",
-          [](PyStream const& self) {
-            device::StreamPtr const stream = *self;
-            GilRelease const unlocked;
-            stream->synchronize();
-          },
-          "Blocks until everything enqueued so far has ended.")
-      .def("is_idle", [](PyStream const& self) { return (*self)->is_idle(); });
 }
 
 Region allocate(PyDevice const& self, std::uint64_t bytes, std::uint64_t alignment) {
@@ -131,6 +85,10 @@ Region allocate(PyDevice const& self, std::uint64_t bytes, std::uint64_t alignme
 }
 
 nb::object empty(PyDevice const& self, nb::handle shape, nb::handle dtype) {
+  if (!(*self)->is_host_accessible()) {
+    throw UnsupportedError("the CPU cannot reach memory of " + (*self)->name() +
+                           ": use allocate() and torch.as_tensor() or cupy.asarray()");
+  }
   nb::object const type = nb::module_::import_("numpy").attr("dtype")(dtype);
   std::uint64_t bytes = nb::cast<std::uint64_t>(type.attr("itemsize"));
   if (PyIndex_Check(shape.ptr()) != 0) {
@@ -143,10 +101,20 @@ nb::object empty(PyDevice const& self, nb::handle shape, nb::handle dtype) {
   return to_numpy(allocate(self, bytes, memory::kRegionAlignment), shape, type);
 }
 
+void bind_properties(nb::module_& m) {
+  using device::DeviceProperties;
+  nb::class_<DeviceProperties>(m, "DeviceProperties", nb::is_final(),
+                               "What a device is; empty and 0 for emulated ones.")
+      .def_ro("uuid", &DeviceProperties::uuid, "\"GPU-8c1a...\"")
+      .def_ro("pci_address", &DeviceProperties::pci_address, "\"0000:1b:00.0\"")
+      .def_ro("num_multiprocessors", &DeviceProperties::num_multiprocessors)
+      .def_ro("compute_capability", &DeviceProperties::compute_capability, "90 is 9.0.")
+      .def_ro("driver_version", &DeviceProperties::driver_version,
+              "The newest CUDA that the driver knows, 13000 is 13.0.")
+      .def_ro("runtime_version", &DeviceProperties::runtime_version, "Of the runtime in use.");
+}
+
 void bind_devices(nb::module_& m) {
-  nb::enum_<device::Backend>(m, "Backend", "Which implementation is behind a Device.")
-      .value("Host", device::Backend::Host, "emulated: ordinary memory and threads")
-      .value("Cuda", device::Backend::Cuda, "an NVIDIA GPU");
   nb::class_<PyDevice>(m, "Device", nb::is_final(), "One device: memory, streams, events.")
       .def_prop_ro("backend", [](PyDevice const& self) { return (*self)->backend(); })
       .def_prop_ro("id", [](PyDevice const& self) { return (*self)->id(); })
@@ -156,6 +124,19 @@ void bind_devices(nb::module_& m) {
       .def_prop_ro(
           "is_host_accessible", [](PyDevice const& self) { return (*self)->is_host_accessible(); },
           "Whether the CPU may touch this device's memory.")
+      .def_prop_ro("properties", [](PyDevice const& self) { return (*self)->properties(); })
+      .def_prop_ro(
+          "numa_node", [](PyDevice const& self) { return (*self)->numa_node(); },
+          "Where its pinned memory should be; -1 where unknown.")
+      .def(
+          "can_address",
+          [](PyDevice const& self, DeviceId other) {
+            GilRelease const unlocked;
+            return (*self)->can_address(other);
+          },
+          nb::arg("other"),
+          "Whether kernels of this device can address memory of device `other`; asking makes it "
+          "so.")
       .def(
           "allocate",
           [](PyDevice const& self, nb::handle bytes, nb::handle alignment) {
@@ -196,6 +177,15 @@ void bind_devices(nb::module_& m) {
       nb::sig("def make_host_device(id: int = 0, memory_bytes: int = 4294967296) -> Device"),
       nb::arg("id") = 0, nb::arg("memory_bytes") = std::uint64_t{4} << 30U,
       "An emulated device, e.g. one shared by an engine and several managers.");
+  m.def(
+      "cuda_device",
+      [](DeviceId id) {
+        GilRelease const unlocked;
+        return PyDevice(device::make_cuda_device(id));
+      },
+      nb::arg("id") = 0,
+      "CUDA device `id`, in the context that torch and others use too; UnsupportedError \"no CUDA "
+      "device: ...\" where there is none.");
   m.def("cuda_unavailable_reason", &device::cuda_unavailable_reason,
         "Why there is no CUDA device; empty where there is one.");
 
@@ -212,8 +202,7 @@ void bind_devices(nb::module_& m) {
 
 void bind_device(nb::module_& m) {
   bind_region(m);
-  bind_event(m);
-  bind_stream(m);
+  bind_properties(m);
   bind_devices(m);
 }
 

@@ -162,6 +162,16 @@ void close_at_exit() {
 
 SharedObject share(nb::object object) { return {object.release().ptr(), drop_from_any_thread}; }
 
+SharedObject share_lazily(nb::object object) {
+  return {object.release().ptr(), [](PyObject* last) {
+            if (PyGILState_Check() != 0) {
+              Py_XDECREF(last);
+            } else if (last != nullptr) {
+              Door::instance().defer(last);
+            }
+          }};
+}
+
 Callback::Callback(nb::object function) : function_(function.release().ptr()) {
   Door::instance().add(&function_);
 }

@@ -52,6 +52,9 @@ void close_at_exit();
 /// more, the next GilRelease that ends drops it.
 using SharedObject = std::shared_ptr<PyObject>;
 SharedObject share(nb::object object);
+/// The same, for what may be dropped inside a device's callback, which must not wait for the
+/// interpreter lock: a thread without the lock leaves it to the next GilRelease that ends.
+SharedObject share_lazily(nb::object object);
 
 /// A Python function that a thread of the library will call; let go when the interpreter ends.
 /// Made with the interpreter lock held, destroyed by any thread.

@@ -5,7 +5,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <limits>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -52,18 +51,11 @@ class PyManager {
   std::shared_ptr<TransferManager> manager_;
 };
 
-unsigned to_unsigned(nb::handle value, char const* name) {
-  std::uint64_t const number = to_u64(value, name);
-  KVBM_EXPECTS(number <= std::numeric_limits<unsigned>::max(), InvalidArgument,
-               std::string(name) + " is " + std::to_string(number) + ", must be below 2^32");
-  return static_cast<unsigned>(number);
-}
-
 // What TransferManager(...) was given, None where nothing was.
 struct ManagerArguments {
   nb::object host_devices, host_device_bytes, devices, cuda_device_id, nixl_backends;
   nb::object num_h2d_streams, num_d2h_streams, copy_threads, file_workers, staging_bytes;
-  nb::object pool_reserve, pool_threshold;
+  nb::object pool_reserve, pool_threshold, plan_cache_capacity;
   nb::object disk_engine, allow_direct, disk_queue_depth, disk_threads;
 };
 
@@ -86,7 +78,13 @@ void add_devices(TransferManager::Builder& builder, ManagerArguments const& give
     builder.host_device(count, bytes);
   }
   if (!given.cuda_device_id.is_none()) {
-    builder.cuda_device_id(nb::cast<DeviceId>(given.cuda_device_id));
+    if (nb::hasattr(given.cuda_device_id, "__iter__")) {
+      for (nb::handle const id : nb::iter(given.cuda_device_id)) {
+        builder.cuda_device_id(nb::cast<DeviceId>(id));
+      }
+    } else {
+      builder.cuda_device_id(nb::cast<DeviceId>(given.cuda_device_id));
+    }
   }
   if (!given.nixl_backends.is_none()) {
     for (nb::handle const name : nb::iter(given.nixl_backends)) {
@@ -120,6 +118,9 @@ void add_resources(TransferManager::Builder& builder, ManagerArguments const& gi
     builder.cuda_pool_release_threshold(
         to_u64(given.pool_threshold, "cuda_pool_release_threshold"));
   }
+  if (!given.plan_cache_capacity.is_none()) {
+    builder.plan_cache_capacity(to_u64(given.plan_cache_capacity, "plan_cache_capacity"));
+  }
 }
 
 void add_disk(TransferManager::Builder& builder, ManagerArguments const& given) {
@@ -149,8 +150,8 @@ void init_manager(PyManager* self, nb::object host_devices, nb::object host_devi
                   nb::object num_h2d_streams, nb::object num_d2h_streams, nb::object copy_threads,
                   nb::object file_workers, nb::object staging_bytes,
                   nb::object cuda_pool_reserve_size, nb::object cuda_pool_release_threshold,
-                  nb::object disk_engine, nb::object allow_direct, nb::object disk_queue_depth,
-                  nb::object disk_threads) {
+                  nb::object plan_cache_capacity, nb::object disk_engine, nb::object allow_direct,
+                  nb::object disk_queue_depth, nb::object disk_threads) {
   ManagerArguments const given{std::move(host_devices),
                                std::move(host_device_bytes),
                                std::move(devices),
@@ -163,6 +164,7 @@ void init_manager(PyManager* self, nb::object host_devices, nb::object host_devi
                                std::move(staging_bytes),
                                std::move(cuda_pool_reserve_size),
                                std::move(cuda_pool_release_threshold),
+                               std::move(plan_cache_capacity),
                                std::move(disk_engine),
                                std::move(allow_direct),
                                std::move(disk_queue_depth),
@@ -186,16 +188,17 @@ void bind_lifecycle(Manager& bound) {
       .def("__init__", &init_manager,
            nb::sig("def __init__(self, *, host_devices: int | None = None, host_device_bytes: int "
                    "| None = None, devices: collections.abc.Iterable[Device] | None = None, "
-                   "cuda_device_id: int | None = None, nixl_backends: "
-                   "collections.abc.Iterable[str] | None = None, capabilities: "
+                   "cuda_device_id: int | collections.abc.Iterable[int] | None = None, "
+                   "nixl_backends: collections.abc.Iterable[str] | None = None, capabilities: "
                    "TransferCapabilities | None = None, preferences: TransferPreferences | None = "
                    "None, event_system: EventSystem | None = None, cost_model: CostModel | None = "
                    "None, num_h2d_streams: int | None = None, num_d2h_streams: int | None = None, "
                    "copy_threads: int | None = None, file_workers: int | None = None, "
                    "staging_bytes: int | None = None, cuda_pool_reserve_size: int | None = None, "
-                   "cuda_pool_release_threshold: int | None = None, disk_engine: DiskEngine | None "
-                   "= None, allow_direct: bool | None = None, disk_queue_depth: int | None = None, "
-                   "disk_threads: int | None = None) -> None"),
+                   "cuda_pool_release_threshold: int | None = None, plan_cache_capacity: int | "
+                   "None = None, disk_engine: DiskEngine | None = None, allow_direct: bool | None "
+                   "= None, disk_queue_depth: int | None = None, disk_threads: int | None = None) "
+                   "-> None"),
            nb::kw_only(), nb::arg("host_devices") = nb::none(),
            nb::arg("host_device_bytes") = nb::none(), nb::arg("devices") = nb::none(),
            nb::arg("cuda_device_id") = nb::none(), nb::arg("nixl_backends") = nb::none(),
@@ -204,11 +207,13 @@ void bind_lifecycle(Manager& bound) {
            nb::arg("num_h2d_streams") = nb::none(), nb::arg("num_d2h_streams") = nb::none(),
            nb::arg("copy_threads") = nb::none(), nb::arg("file_workers") = nb::none(),
            nb::arg("staging_bytes") = nb::none(), nb::arg("cuda_pool_reserve_size") = nb::none(),
-           nb::arg("cuda_pool_release_threshold") = nb::none(), nb::arg("disk_engine") = nb::none(),
+           nb::arg("cuda_pool_release_threshold") = nb::none(),
+           nb::arg("plan_cache_capacity") = nb::none(), nb::arg("disk_engine") = nb::none(),
            nb::arg("allow_direct") = nb::none(), nb::arg("disk_queue_depth") = nb::none(),
            nb::arg("disk_threads") = nb::none(),
            "Defaults: one emulated device of 4 GiB, 4 + 4 streams, all CPUs for copies, 2 file "
-           "workers with 32 MiB of staging each, io_uring and O_DIRECT where there are.")
+           "workers with 32 MiB of staging each, io_uring and O_DIRECT where there are. With "
+           "several devices the first one's streams are the pools.")
       .def("close", &PyManager::close,
            "Waits for the transfers in flight and gives everything back; calls after it raise "
            "ShuttingDownError.")
@@ -444,7 +449,9 @@ void bind_context(Manager& bound) {
           [](PyManager const& self) {
             return PyStream(self.get()->context().acquire_h2d_stream());
           },
-          "The next stream of the pool, round robin.")
+          "The next stream of the pool, round robin; shared with the transfers that use the pool. "
+          "torch.cuda.ExternalStream(stream.cuda_stream) computes on it. It lives as long as the "
+          "manager or the returned object.")
       .def("acquire_d2h_stream",
            [](PyManager const& self) {
              return PyStream(self.get()->context().acquire_d2h_stream());
@@ -455,6 +462,9 @@ void bind_context(Manager& bound) {
            })
       .def_prop_ro("memory_pool_stats",
                    [](PyManager const& self) { return self.get()->context().memory_pool_stats(); })
+      .def_prop_ro(
+          "plan_cache_stats", [](PyManager const& self) { return self.get()->plan_cache_stats(); },
+          "How often execute_transfer and prepare_transfer found their plan ready.")
       .def_prop_ro(
           "copy_threads",
           [](PyManager const& self) { return self.get()->context().copy_engine().num_threads(); })

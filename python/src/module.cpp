@@ -7,11 +7,14 @@ NB_MODULE(_kvbm_cpp, m) {
   python::bind_errors(m);
   python::bind_values(m);
   python::bind_format(m);
+  python::bind_stream(m);
   python::bind_device(m);
+  python::bind_tensor(m);
   python::bind_layout(m);
   python::bind_layout_builder(m);
   python::bind_notification(m);
   python::bind_options(m);
+  python::bind_costs(m);
   python::bind_transfer(m);
   python::bind_manager(m);
   python::close_at_exit();

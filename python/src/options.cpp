@@ -6,7 +6,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <limits>
 #include <stop_token>
 #include <utility>
 
@@ -55,7 +54,7 @@ void bind_bounce_buffer(nb::module_& m) {
 
 struct OptionArguments {
   nb::object layer_range, head_range, src_head_range, dst_head_range;
-  nb::object wait_for, record_on, timeout, nixl_write_notification, max_sms;
+  nb::object wait_for, record_on, timeout, nixl_write_notification, max_sms, cuda_stream, strategy;
 };
 
 void add_ranges(TransferOptions::Builder& builder, OptionArguments const& given) {
@@ -77,13 +76,15 @@ void add_ranges(TransferOptions::Builder& builder, OptionArguments const& given)
 
 void add_synchronisation(TransferOptions::Builder& builder, OptionArguments const& given) {
   if (!given.wait_for.is_none()) {
+    std::size_t index = 0;
     for (nb::handle const event : nb::iter(given.wait_for)) {
-      builder.wait_for(*nb::cast<PyEvent const&>(event));
+      builder.wait_for(to_event(event, "wait_for[" + std::to_string(index++) + "]"));
     }
   }
   if (!given.record_on.is_none()) {
+    std::size_t index = 0;
     for (nb::handle const stream : nb::iter(given.record_on)) {
-      builder.record_on(*nb::cast<PyStream const&>(stream));
+      builder.record_on(to_stream(stream, "record_on[" + std::to_string(index++) + "]"));
     }
   }
   if (!given.timeout.is_none()) {
@@ -91,30 +92,34 @@ void add_synchronisation(TransferOptions::Builder& builder, OptionArguments cons
   }
 }
 
+transfer::Strategy to_strategy(nb::handle value) {
+  return nb::isinstance<nb::str>(value)
+             ? transfer::strategy_from_string(nb::cast<std::string>(value))
+             : nb::cast<transfer::Strategy>(value);
+}
+
 void add_limits(TransferOptions::Builder& builder, OptionArguments const& given) {
   if (auto const value =
           to_optional_u64(given.nixl_write_notification, "nixl_write_notification")) {
     builder.nixl_write_notification(*value);
   }
-  if (auto const value = to_optional_u64(given.max_sms, "max_sms")) {
-    KVBM_EXPECTS(*value <= std::numeric_limits<unsigned>::max(), InvalidArgument,
-                 "max_sms is " + std::to_string(*value) + ", must be below 2^32");
-    builder.max_sms(static_cast<unsigned>(*value));
-  }
+  if (!given.max_sms.is_none()) { builder.max_sms(to_unsigned(given.max_sms, "max_sms")); }
+  if (!given.strategy.is_none()) { builder.strategy(to_strategy(given.strategy)); }
 }
 
 void init_options(PyOptions* self, nb::object layer_range, nb::object head_range,
                   nb::object src_head_range, nb::object dst_head_range,
                   KvBlockLayout const* src_kv_layout, KvBlockLayout const* dst_kv_layout,
                   BounceBuffer const* bounce_buffer, nb::object nixl_write_notification,
-                  PyStream const* cuda_stream, nb::object wait_for, nb::object record_on,
+                  nb::object cuda_stream, nb::object wait_for, nb::object record_on,
                   nb::object timeout, std::stop_source const* cancellation, int priority,
-                  nb::object max_sms, Spare spare) {
+                  nb::object max_sms, Spare spare, nb::object strategy) {
   OptionArguments const given{std::move(layer_range),    std::move(head_range),
                               std::move(src_head_range), std::move(dst_head_range),
                               std::move(wait_for),       std::move(record_on),
                               std::move(timeout),        std::move(nixl_write_notification),
-                              std::move(max_sms)};
+                              std::move(max_sms),        std::move(cuda_stream),
+                              std::move(strategy)};
   auto builder = TransferOptions::builder();
   add_ranges(builder, given);
   add_synchronisation(builder, given);
@@ -122,7 +127,9 @@ void init_options(PyOptions* self, nb::object layer_range, nb::object head_range
   if (src_kv_layout != nullptr) { builder.src_kv_layout(*src_kv_layout); }
   if (dst_kv_layout != nullptr) { builder.dst_kv_layout(*dst_kv_layout); }
   if (bounce_buffer != nullptr) { builder.bounce_buffer(*bounce_buffer); }
-  if (cuda_stream != nullptr) { builder.cuda_stream(**cuda_stream); }
+  if (!given.cuda_stream.is_none()) {
+    builder.cuda_stream(to_stream(given.cuda_stream, "cuda_stream"));
+  }
   if (cancellation != nullptr) { builder.cancellation(cancellation->get_token()); }
   builder.priority(priority).spare(spare);
   new (self) PyOptions(builder.build());
@@ -139,24 +146,28 @@ void bind_transfer_options(nb::module_& m) {
                    "dst_head_range: kvbm_cpp._types.Range | None "
                    "= None, src_kv_layout: KvBlockLayout | None = None, dst_kv_layout: "
                    "KvBlockLayout | None = None, bounce_buffer: BounceBuffer | None = None, "
-                   "nixl_write_notification: int | None = None, cuda_stream: Stream | None = None, "
-                   "wait_for: collections.abc.Iterable[Event] | None = None, record_on: "
-                   "collections.abc.Iterable[Stream] | None = None, timeout: float | None = None, "
-                   "cancellation: StopSource | None = None, priority: int = 0, max_sms: int | None "
-                   "= None, spare: Spare = ...) -> None"),
+                   "nixl_write_notification: int | None = None, cuda_stream: "
+                   "kvbm_cpp._types.StreamLike | None = None, wait_for: "
+                   "collections.abc.Iterable[kvbm_cpp._types.EventLike] | None = None, record_on: "
+                   "collections.abc.Iterable[kvbm_cpp._types.StreamLike] | None = None, timeout: "
+                   "float | None = None, cancellation: StopSource | None = None, priority: int = "
+                   "0, max_sms: int | None = None, spare: Spare = ..., strategy: Strategy | str | "
+                   "None = None) -> None"),
            nb::kw_only(), nb::arg("layer_range") = nb::none(), nb::arg("head_range") = nb::none(),
            nb::arg("src_head_range") = nb::none(), nb::arg("dst_head_range") = nb::none(),
            nb::arg("src_kv_layout").none() = nb::none(),
            nb::arg("dst_kv_layout").none() = nb::none(),
            nb::arg("bounce_buffer").none() = nb::none(),
-           nb::arg("nixl_write_notification") = nb::none(),
-           nb::arg("cuda_stream").none() = nb::none(), nb::arg("wait_for") = nb::none(),
-           nb::arg("record_on") = nb::none(), nb::arg("timeout") = nb::none(),
-           nb::arg("cancellation").none() = nb::none(), nb::arg("priority") = 0,
-           nb::arg("max_sms") = nb::none(), nb::arg("spare") = Spare::Fastest,
+           nb::arg("nixl_write_notification") = nb::none(), nb::arg("cuda_stream") = nb::none(),
+           nb::arg("wait_for") = nb::none(), nb::arg("record_on") = nb::none(),
+           nb::arg("timeout") = nb::none(), nb::arg("cancellation").none() = nb::none(),
+           nb::arg("priority") = 0, nb::arg("max_sms") = nb::none(),
+           nb::arg("spare") = Spare::Fastest, nb::arg("strategy") = nb::none(),
            "head_range is src_head_range and dst_head_range in one; timeout is in seconds from "
            "submission; with cuda_stream all work goes onto that stream and the notification is "
-           "ready at once.")
+           "ready at once. Streams and events may be kvbm's or those of torch, cupy and cuda.core, "
+           "or CUDA handles as ints; they are kept alive as long as a transfer needs them. An "
+           "event means the point that it marked when the transfer was submitted.")
       .def_prop_ro(
           "layer_range", [](PyOptions const& self) { return from_range(self->layer_range); },
           nb::sig("def layer_range(self) -> range | None"))
@@ -176,7 +187,9 @@ void bind_transfer_options(nb::module_& m) {
           },
           "Seconds.")
       .def_prop_ro("priority", [](PyOptions const& self) { return self->priority; })
-      .def_prop_ro("spare", [](PyOptions const& self) { return self->spare; });
+      .def_prop_ro("max_sms", [](PyOptions const& self) { return self->max_sms; })
+      .def_prop_ro("spare", [](PyOptions const& self) { return self->spare; })
+      .def_prop_ro("strategy", [](PyOptions const& self) { return self->strategy; });
 }
 
 void bind_capabilities(nb::module_& m) {
@@ -212,7 +225,8 @@ void bind_capabilities(nb::module_& m) {
 void bind_options(nb::module_& m) {
   nb::enum_<Spare>(m, "Spare", "What a transfer should leave to others.")
       .value("Fastest", Spare::Fastest, "whatever is quickest")
-      .value("SpareSms", Spare::SpareSms, "leave the GPU's multiprocessors to the model")
+      .value("SpareSms", Spare::SpareSms,
+             "leave the GPU's multiprocessors and its memory to the model")
       .value("SpareCpu", Spare::SpareCpu, "host copies run in one thread");
   nb::enum_<NativeVsNixlPolicy>(m, "NativeVsNixlPolicy", "Which of two working paths to take.")
       .value("PreferNative", NativeVsNixlPolicy::PreferNative)

@@ -21,7 +21,12 @@ using transfer::TransferExplanation;
 void bind_plan(nb::module_& m) {
   nb::enum_<Strategy>(m, "Strategy", "The ways to execute a plan.")
       .value("HostCopy", Strategy::HostCopy, "copy threads, in the caller's call")
-      .value("StreamCopy", Strategy::StreamCopy, "on a device's stream")
+      .value("StreamCopy", Strategy::StreamCopy, "copy threads, in the order of a stream")
+      .value("DmaCopy", Strategy::DmaCopy, "the GPU's copy engines, one DMA a contiguous run")
+      .value("SmCopy", Strategy::SmCopy, "a kernel straight between the two sides")
+      .value("StagedDma", Strategy::StagedDma, "a kernel and a ring in HBM, DMA does the rest")
+      .value("PinnedStaging", Strategy::PinnedStaging,
+             "pageable memory to or from a GPU through pinned staging memory")
       .value("DirectFile", Strategy::DirectFile, "file I/O straight from or into memory")
       .value("StagedFile", Strategy::StagedFile, "file I/O through pinned staging memory");
   nb::class_<CopyPlan>(m, "CopyPlan", nb::is_final(),
@@ -87,6 +92,13 @@ void bind_prepared(nb::module_& m) {
                   "TransferExplanation"),
           nb::arg("src_blocks"), nb::arg("dst_blocks"), "What submit() would do.")
       .def_prop_ro("plan", [](PyPrepared const& self) { return self->plan(); });
+  nb::class_<manager::PlanCacheStats>(
+      m, "PlanCacheStats", nb::is_final(),
+      "How often execute_transfer and prepare_transfer found their plan ready.")
+      .def_ro("hits", &manager::PlanCacheStats::hits)
+      .def_ro("misses", &manager::PlanCacheStats::misses)
+      .def_ro("entries", &manager::PlanCacheStats::entries, "Kept now.")
+      .def_ro("capacity", &manager::PlanCacheStats::capacity, "Kept at most.");
 }
 
 void bind_event_system(nb::module_& m) {
@@ -101,21 +113,6 @@ void bind_event_system(nb::module_& m) {
           "Events that are pending.");
 }
 
-void bind_cost_model(nb::module_& m) {
-  using transfer::CostModel;
-  nb::class_<CostModel>(m, "CostModel", nb::is_final(),
-                        "Rates in bytes per second and latencies in seconds that estimates are "
-                        "made from.")
-      .def(nb::init<>())
-      .def_rw("host_copy_rate", &CostModel::host_copy_rate)
-      .def_rw("host_permute_rate", &CostModel::host_permute_rate)
-      .def_rw("host_element_rate", &CostModel::host_element_rate)
-      .def_rw("disk_read_rate", &CostModel::disk_read_rate)
-      .def_rw("disk_write_rate", &CostModel::disk_write_rate)
-      .def_rw("stream_latency", &CostModel::stream_latency)
-      .def_rw("disk_latency", &CostModel::disk_latency);
-}
-
 }  // namespace
 
 void bind_transfer(nb::module_& m) {
@@ -123,7 +120,6 @@ void bind_transfer(nb::module_& m) {
   bind_explanation(m);
   bind_prepared(m);
   bind_event_system(m);
-  bind_cost_model(m);
 }
 
 }  // namespace kvbm::python
