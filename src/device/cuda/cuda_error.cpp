@@ -6,10 +6,7 @@
 #include "kvbm/core/error.hpp"
 
 namespace kvbm::device {
-namespace {
-
-// After these every call in the process's context fails alike.
-bool is_fatal(cudaError_t status) noexcept {
+bool is_context_lost(cudaError_t status) noexcept {
   switch (status) {
     case cudaErrorAssert:
     case cudaErrorContextIsDestroyed:
@@ -27,11 +24,9 @@ bool is_fatal(cudaError_t status) noexcept {
   }
 }
 
-}  // namespace
-
 std::string describe_cuda_error(cudaError_t status) {
   return fmt::format("{}: {}{}", cudaGetErrorName(status), cudaGetErrorString(status),
-                     is_fatal(status)
+                     is_context_lost(status)
                          ? "; work of this process on the GPU did that, and CUDA works again only "
                            "after a restart of the process"
                          : "");

@@ -14,6 +14,9 @@ namespace kvbm::device {
 /// context does not survive, that it did not.
 [[nodiscard]] std::string describe_cuda_error(cudaError_t status);
 
+/// Whether nothing in the process's context works after `status`, and nothing in it runs any more.
+[[nodiscard]] bool is_context_lost(cudaError_t status) noexcept;
+
 /// Forgets the calling thread's last error, so that the next user of CUDA on it does not take our
 /// failed call for its own.
 void forget_last_cuda_error() noexcept;

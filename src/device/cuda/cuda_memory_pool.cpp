@@ -40,6 +40,7 @@ class CudaPoolState final : public MemoryHolder {
 
   [[nodiscard]] DeviceId device_id() const noexcept { return space_->device_id(); }
   [[nodiscard]] std::uint64_t held_bytes() const noexcept override {
+    CudaScope const scope(context());
     std::uint64_t reserved = 0;
     if (cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved) !=
         cudaSuccess) {

@@ -83,18 +83,34 @@ CudaPoint CudaStreamState::next_point() {
                    ++position_};
 }
 
+std::shared_ptr<CudaEventHandle const> CudaStreamState::mark_for_host_work() {
+  try {
+    if (!slot_) {
+      slot_ = context_->take_ticket_slot();
+      last_ticket_ = slot_->load();
+    }
+    auto const handle = std::make_shared<CudaEventHandle>(context_);
+    context_->check("cudaEventRecord", cudaEventRecord(handle->get(), handle_));
+    return handle;
+  } catch (Error const& error) {
+    if (!is_context_lost(static_cast<cudaError_t>(error.native_code()))) { throw; }
+    log::write(log::Level::Error, fmt::format("stream '{}': work runs although its GPU failed: {}",
+                                              name(), error.what()));
+    return nullptr;
+  }
+}
+
 void CudaStreamState::enqueue(std::function<void()> work) {
   expect_not_capturing(
       "work for a thread of the host would run once, not at every launch; enqueue "
       "it before or after the capture");
   std::lock_guard const lock(mutex_);
   CudaScope const scope(*context_);
-  if (!slot_) {
-    slot_ = context_->take_ticket_slot();
-    last_ticket_ = slot_->load();
+  auto const before = mark_for_host_work();
+  if (before == nullptr) {
+    worker_->enqueue(std::move(work));
+    return;
   }
-  auto const before = std::make_shared<CudaEventHandle>(context_);
-  cudaError_t status = cudaEventRecord(before->get(), handle_);
   std::uint64_t const ticket = ++last_ticket_;
   worker_->enqueue([self = shared_from_this(), before, ticket, work = std::move(work)]() mutable {
     // The device's error is not lost: synchronize() and the events report it.
@@ -103,16 +119,11 @@ void CudaStreamState::enqueue(std::function<void()> work) {
     auto const mine = std::move(work);  // gone before the GPU goes on
     mine();
   });
-  if (status == cudaSuccess) {
-    status = as_runtime_error(cuda_driver().stream_wait_value64(handle_, slot_->device, ticket,
-                                                                CU_STREAM_WAIT_VALUE_GEQ));
-  }
-  if (status != cudaSuccess) {
-    // The work runs nevertheless, so this is no failure of the call.
-    forget_last_cuda_error();
-    log::write(log::Level::Error, fmt::format("stream '{}': work runs out of the GPU's order: {}",
-                                              name(), describe_cuda_error(status)));
-  }
+  cudaError_t const status = as_runtime_error(
+      cuda_driver().stream_wait_value64(handle_, slot_->device, ticket, CU_STREAM_WAIT_VALUE_GEQ));
+  // The work runs in any case. What follows it on the GPU would not wait for it: the caller has to
+  // know, unless nothing follows any more.
+  if (!is_context_lost(status)) { context_->check("cuStreamWaitValue64", status); }
 }
 
 void CudaStreamState::record(CudaEvent& event) {

@@ -54,6 +54,9 @@ class CudaStreamState : public std::enable_shared_from_this<CudaStreamState> {
 
  private:
   [[nodiscard]] CudaPoint next_point();
+  // An event at the present end for a piece of host work, and a slot for its ticket; null when the
+  // context is lost, and with it all that the work would have to wait for.
+  [[nodiscard]] std::shared_ptr<CudaEventHandle const> mark_for_host_work();
   void expect_not_capturing(char const* action) const;
 
   std::shared_ptr<CudaContext> const context_;

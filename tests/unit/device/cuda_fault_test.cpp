@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,6 +53,7 @@ void fault_with_callbacks_pending() {
   alarm(120);  // a hang ends here, as a failure
   {
     auto device = make_cuda_device(0);
+    expect(load_kernels() == cudaSuccess, "load");
     auto const region = device->allocate(1_MiB, 512);
     auto pool = device->create_memory_pool(1_MiB, 0);
     auto const faulty = device->create_stream("faulty");
@@ -92,12 +95,8 @@ void fault_with_callbacks_pending() {
            "an allocation reports");
     // Host work runs in spite of all, and destructors neither throw nor hang.
     auto const late = std::make_shared<Latch>();
-    try {
-      faulty->enqueue([late] { late->open(); });
-      expect(late->wait(), "work runs after the fault");
-    } catch (Error const& error) {
-      expect(error.code() == ErrorCode::Device, "or is refused as an error of the device");
-    }
+    faulty->enqueue([late] { late->open(); });
+    expect(late->wait(), "work runs after the fault");
     streams.clear();
     expect(num_worked == kStreams, "all work ran");
   }

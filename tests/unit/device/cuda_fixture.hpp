@@ -8,6 +8,7 @@
 
 #include "contract/device_support.hpp"
 #include "kvbm/device/device.hpp"
+#include "unit/device/cuda_test_kernels.hpp"
 
 /// What the tests that need a GPU share.
 namespace kvbm::device::testing {
@@ -18,6 +19,7 @@ class CudaTest : public ::testing::Test {
     std::string const reason = cuda_unavailable_reason();
     if (!reason.empty()) { GTEST_SKIP() << "no CUDA device: " << reason; }
     device_ = make_cuda_device(0);
+    ASSERT_EQ(load_kernels(), cudaSuccess);
   }
   void TearDown() override {
     if (device_ == nullptr) { return; }

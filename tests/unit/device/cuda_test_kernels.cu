@@ -18,6 +18,12 @@ __global__ void store_later(int* target, int value, unsigned microseconds) {
 
 }  // namespace
 
+cudaError_t load_kernels() {
+  cudaFuncAttributes attributes{};
+  cudaError_t const status = cudaFuncGetAttributes(&attributes, fault);
+  return status != cudaSuccess ? status : cudaFuncGetAttributes(&attributes, store_later);
+}
+
 cudaError_t launch_fault(cudaStream_t stream) {
   fault<<<1, 1, 0, stream>>>();
   return cudaGetLastError();

@@ -5,6 +5,10 @@
 
 namespace kvbm::device::testing {
 
+/// Loads the kernels below now: done by the first launch, it would wait for streams that stand
+/// still.
+cudaError_t load_kernels();
+
 /// Enqueues a kernel that writes where nothing is: the context is lost afterwards.
 cudaError_t launch_fault(cudaStream_t stream);
 
