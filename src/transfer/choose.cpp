@@ -269,11 +269,13 @@ std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
 unsigned choose_max_ctas(Strategy strategy, LinkDirection direction, Spare spare,
                          std::optional<unsigned> max_sms) noexcept {
   unsigned ctas = 0;
+  // A block of one of our link kernels is one warp: 32 of them gather at twice the link's rate, 16
+  // have as many bytes in flight as the link needs (docs/performance.md).
   if (strategy == Strategy::StagedDma) {
-    ctas = spare == Spare::SpareSms ? 2 : 8;
+    ctas = 32;
   } else if (strategy == Strategy::SmCopy && direction != LinkDirection::DeviceToDevice) {
-    ctas = spare == Spare::SpareSms ? 1 : 2;
-  } else if (spare == Spare::SpareSms) {
+    ctas = 16;
+  } else if (strategy == Strategy::SmCopy && spare == Spare::SpareSms) {
     ctas = 16;
   }
   if (!max_sms) { return ctas; }

@@ -4,14 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <exception>
 #include <numeric>
 #include <utility>
 
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
-#include "kvbm/core/log.hpp"
 #include "transfer/stream_copies.hpp"
+#include "transfer/stream_fork.hpp"
 
 namespace kvbm::transfer {
 namespace {
@@ -19,10 +18,11 @@ namespace {
 using layout::PhysicalLayout;
 using memory::StorageKind;
 
-/// The ring between kernel and copy engine: deep enough that neither waits for the other.
+/// The ring between kernel and copy engines: deep enough that neither waits for the other, and all
+/// of it within the 64 MiB that a pool reserves by default.
 constexpr std::size_t kRingSlots = 4;
-constexpr std::uint64_t kMinSlotBytes = std::uint64_t{1} << 20U;
-constexpr std::uint64_t kMaxSlotBytes = std::uint64_t{8} << 20U;
+constexpr std::uint64_t kMinPartBytes = std::uint64_t{2} << 20U;
+constexpr std::uint64_t kMaxPartBytes = std::uint64_t{16} << 20U;
 
 std::vector<std::uintptr_t> addresses_of(std::vector<SegmentBase> const& segments,
                                  PhysicalLayout const& layout) {
@@ -38,29 +38,21 @@ bool is_device(PhysicalLayout const& layout) {
   return layout.storage_kind() == StorageKind::Device;
 }
 
-/// Lets one stream wait for another at the end of a scope.
-class JoinStreams {
- public:
-  JoinStreams(device::Device& device, device::StreamPtr from, device::StreamPtr to)
-      : device_(device), from_(std::move(from)), to_(std::move(to)) {}
-  ~JoinStreams() {
-    if (from_ == nullptr) { return; }
-    try {
-      auto const end = device_.create_event();
-      from_->record(end);
-      to_->wait(end);
-    } catch (std::exception const& e) {
-      log::write(log::Level::Error, fmt::format("joining two streams failed: {}", e.what()));
-    }
-  }
-  JoinStreams(JoinStreams const&) = delete;
-  JoinStreams& operator=(JoinStreams const&) = delete;
-
- private:
-  device::Device& device_;
-  device::StreamPtr from_;
-  device::StreamPtr to_;
-};
+kvbm_copy_boxes boxes(std::vector<std::uintptr_t> const& in_image,
+                      std::vector<std::uintptr_t> const& outside, std::uint64_t outside_stride,
+                      std::span<BlockId const> ids, std::vector<BlockId> const& image_ids,
+                      std::uint64_t image_stride, bool from_image) {
+  auto const& from = from_image ? in_image : outside;
+  auto const& to = from_image ? outside : in_image;
+  return {from.size(),
+          from.data(),
+          to.data(),
+          from_image ? image_stride : outside_stride,
+          from_image ? outside_stride : image_stride,
+          ids.size(),
+          from_image ? image_ids.data() : ids.data(),
+          from_image ? ids.data() : image_ids.data()};
+}
 
 bool follows(std::span<BlockId const> blocks, std::size_t i) {
   return blocks[i] == blocks[i - 1] + 1;
@@ -107,11 +99,16 @@ device::StreamPtr DeviceCopy::acquire_stream(TransferContext::Impl& context) con
   return context.acquire_stream(device_->id(), choice_.direction);
 }
 
-device::StreamPtr DeviceCopy::acquire_stream_beside(TransferContext::Impl& context,
-                                                    device::Stream const& busy) const {
-  auto stream = acquire_stream(context);
-  if (stream.get() == &busy) { stream = acquire_stream(context); }
-  return stream;
+std::vector<device::StreamPtr> DeviceCopy::streams_beside(TransferContext::Impl& context,
+                                                          device::Stream const& busy) const {
+  constexpr std::size_t kWanted = 2;
+  std::vector<device::StreamPtr> streams;
+  // The pool hands out in turns: one round more than wanted passes over `busy`.
+  for (std::size_t i = 0; i <= kWanted && streams.size() < kWanted; ++i) {
+    auto stream = acquire_stream(context);
+    if (stream.get() != &busy) { streams.push_back(std::move(stream)); }
+  }
+  return streams;
 }
 
 std::uint64_t DeviceCopy::count_dma(std::uint64_t pieces_per_block, bool blocks_adjoin,
@@ -164,94 +161,82 @@ void DeviceCopy::enqueue(TransferContext::Impl& context, device::StreamPtr const
   }
 }
 
+std::vector<std::size_t> DeviceCopy::ring_parts(std::size_t num_blocks) const {
+  // Small parts where the copy engines would otherwise wait: for the first gather, or at the end
+  // for the last scatter. In between large ones, which cost fewer submissions.
+  std::vector<std::size_t> parts;
+  std::uint64_t bytes = kMinPartBytes;
+  for (std::size_t left = num_blocks; left > 0;) {
+    std::size_t const wanted = std::max<std::uint64_t>(1, bytes / image_->block_bytes);
+    parts.push_back(std::min(left, wanted));
+    left -= parts.back();
+    bytes = std::min(2 * bytes, kMaxPartBytes);
+  }
+  if (direction() == LinkDirection::HostToDevice) { std::reverse(parts.begin(), parts.end()); }
+  return parts;
+}
+
 void DeviceCopy::enqueue_staged(TransferContext::Impl& context, device::StreamPtr const& stream,
                                 std::span<BlockId const> src_blocks,
                                 std::span<BlockId const> dst_blocks, unsigned max_ctas) const {
   bool const to_host = direction() == LinkDirection::DeviceToHost;
   StagingImage const& image = *image_;
-  std::size_t const num_blocks = src_blocks.size();
-  std::uint64_t const total = checked_mul(image.block_bytes, num_blocks);
-  std::uint64_t const slot_bytes = std::clamp(total / kRingSlots, kMinSlotBytes, kMaxSlotBytes);
-  std::size_t const per_slot = std::min<std::size_t>(
-      num_blocks, std::max<std::uint64_t>(1, slot_bytes / image.block_bytes));
-  std::size_t const num_parts = (num_blocks + per_slot - 1) / per_slot;
-  std::size_t const num_slots = std::min(kRingSlots, num_parts);
+  auto const parts = ring_parts(src_blocks.size());
+  std::size_t const num_slots = std::min(kRingSlots, parts.size());
+  std::size_t const most_blocks = *std::max_element(parts.begin(), parts.end());
   std::uint64_t const slot_stride =
-      checked_align_up(per_slot * image.block_bytes, memory::kRegionAlignment);
+      checked_align_up(checked_mul(most_blocks, image.block_bytes), memory::kRegionAlignment);
   auto const ring = context.memory_pool(device_->id()).allocate(slot_stride * num_slots, stream);
 
-  // The kernels stay on `stream`; a second one moves the slots, so that both overlap.
-  bool const overlap = num_parts > 1;
-  auto const dma_stream = overlap ? acquire_stream_beside(context, *stream) : stream;
-  std::vector<device::EventPtr> filled(num_slots);
+  // The kernels stay on `stream`; others move the slots, in turns, so that the gap between two
+  // copies of one is filled by the other.
+  StreamFork const fork(*device_, stream, parts.size() > 1 ? streams_beside(context, *stream)
+                                                           : std::vector<device::StreamPtr>{});
   std::vector<device::EventPtr> emptied(num_slots);
-  auto const record = [this](device::Stream& on, device::EventPtr& event) {
-    event = device_->create_event();
-    on.record(event);
-  };
-  auto const& fill_stream = to_host ? stream : dma_stream;
-  auto const& empty_stream = to_host ? dma_stream : stream;
-  if (overlap) {
-    device::EventPtr begin;
-    record(*stream, begin);
-    dma_stream->wait(begin);
-  }
-  // Whatever happens in between, `stream` ends after its helper, and the ring is freed after both.
-  JoinStreams const join(*device_, overlap ? dma_stream : nullptr, stream);
-  std::vector<BlockId> image_blocks(per_slot);
+  std::vector<BlockId> image_blocks(most_blocks);
   std::iota(image_blocks.begin(), image_blocks.end(), BlockId{0});
   std::vector<std::uintptr_t> image_of_device(image.device.image_segments.size());
   std::vector<std::uintptr_t> image_of_host(image.host.image_segments.size());
 
-  for (std::size_t part = 0; part < num_parts; ++part) {
+  std::size_t first = 0;
+  for (std::size_t part = 0; part < parts.size(); ++part) {
     std::size_t const slot = part % num_slots;
-    std::size_t const first = part * per_slot;
-    std::size_t const count = std::min(per_slot, num_blocks - first);
+    std::size_t const count = parts[part];
     std::uintptr_t const base = ring.address() + slot * slot_stride;
     auto const at = [base](std::uint64_t offset) { return base + offset; };
     std::transform(image.device.image_segments.begin(), image.device.image_segments.end(),
                    image_of_device.begin(), at);
     std::transform(image.host.image_segments.begin(), image.host.image_segments.end(),
                    image_of_host.begin(), at);
-    auto const src = src_blocks.subspan(first, count);
-    auto const dst = dst_blocks.subspan(first, count);
-    auto const boxes = [&](std::vector<std::uintptr_t> const& in_image,
-                           std::vector<std::uintptr_t> const& outside, std::uint64_t stride,
-                           std::span<BlockId const> ids, bool from_image) {
-      auto const* const a = from_image ? &in_image : &outside;
-      auto const* const b = from_image ? &outside : &in_image;
-      return kvbm_copy_boxes{a->size(),
-                             a->data(),
-                             b->data(),
-                             from_image ? image.block_bytes : stride,
-                             from_image ? stride : image.block_bytes,
-                             count,
-                             from_image ? image_blocks.data() : ids.data(),
-                             from_image ? ids.data() : image_blocks.data()};
+    auto const kernel = [&](device::Stream& on, std::span<BlockId const> ids) {
+      enqueue_kernel_copy(on, image.device.shape,
+                          boxes(image_of_device, device_segments_, image.device.block_stride,
+                                ids.subspan(first, count), image_blocks, image.block_bytes,
+                                !to_host),
+                          max_ctas);
     };
-    if (overlap && emptied[slot] != nullptr) { fill_stream->wait(emptied[slot]); }
+    auto const dma = [&](device::Stream& on, std::span<BlockId const> ids) {
+      enqueue_dma(on, image.host.shape,
+                  boxes(image_of_host, host_segments_, image.host.block_stride,
+                        ids.subspan(first, count), image_blocks, image.block_bytes, to_host));
+    };
+    auto const& dma_stream = fork.branch(part);
+    auto const& fill_stream = to_host ? stream : dma_stream;
+    auto const& empty_stream = to_host ? dma_stream : stream;
+    if (emptied[slot] != nullptr) { fill_stream->wait(emptied[slot]); }
     if (to_host) {
-      enqueue_kernel_copy(
-          *fill_stream, image.device.shape,
-          boxes(image_of_device, device_segments_, image.device.block_stride, src, false),
-          max_ctas);
+      kernel(*fill_stream, src_blocks);
     } else {
-      enqueue_dma(*fill_stream, image.host.shape,
-                  boxes(image_of_host, host_segments_, image.host.block_stride, src, false));
+      dma(*fill_stream, src_blocks);
     }
-    if (overlap) {
-      record(*fill_stream, filled[slot]);
-      empty_stream->wait(filled[slot]);
-    }
+    fork.order(fill_stream, empty_stream);
     if (to_host) {
-      enqueue_dma(*empty_stream, image.host.shape,
-                  boxes(image_of_host, host_segments_, image.host.block_stride, dst, true));
+      dma(*empty_stream, dst_blocks);
     } else {
-      enqueue_kernel_copy(
-          *empty_stream, image.device.shape,
-          boxes(image_of_device, device_segments_, image.device.block_stride, dst, true), max_ctas);
+      kernel(*empty_stream, dst_blocks);
     }
-    if (overlap) { record(*empty_stream, emptied[slot]); }
+    if (part + num_slots < parts.size()) { emptied[slot] = fork.mark(empty_stream); }
+    first += count;
   }
 }
 

@@ -63,8 +63,11 @@ class DeviceCopy {
     std::uint64_t dst_block_stride = 0;
   };
 
-  [[nodiscard]] device::StreamPtr acquire_stream_beside(TransferContext::Impl& context,
-                                                        device::Stream const& busy) const;
+  /// Streams of the pool that are not `busy`: two where the pool has them, perhaps none.
+  [[nodiscard]] std::vector<device::StreamPtr> streams_beside(TransferContext::Impl& context,
+                                                              device::Stream const& busy) const;
+  /// Numbers of blocks that go through a slot of the ring at a time.
+  [[nodiscard]] std::vector<std::size_t> ring_parts(std::size_t num_blocks) const;
   void enqueue_staged(TransferContext::Impl& context, device::StreamPtr const& stream,
                       std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks,
                       unsigned max_ctas) const;
