@@ -254,7 +254,7 @@ class CudaMemoryPool final : public MemoryPool {
 
 }  // namespace
 
-std::unique_ptr<MemoryPool> make_cuda_memory_pool(std::shared_ptr<CudaMemorySpace> space,
+std::unique_ptr<MemoryPool> make_cuda_memory_pool(std::shared_ptr<CudaMemorySpace> const& space,
                                                   std::uint64_t reserve_bytes,
                                                   std::uint64_t release_threshold_bytes) {
   auto state = std::make_shared<CudaPoolState>(space);

@@ -15,7 +15,7 @@ namespace kvbm::device {
 /// It gives memory back when somebody synchronises with the GPU and more than the release threshold
 /// is reserved. num_device_allocations counts how often a request made the reserve grow.
 /// @throws Error(OutOfMemory), Error(Device)
-std::unique_ptr<MemoryPool> make_cuda_memory_pool(std::shared_ptr<CudaMemorySpace> space,
+std::unique_ptr<MemoryPool> make_cuda_memory_pool(std::shared_ptr<CudaMemorySpace> const& space,
                                                   std::uint64_t reserve_bytes,
                                                   std::uint64_t release_threshold_bytes);
 

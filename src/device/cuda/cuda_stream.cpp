@@ -203,6 +203,7 @@ void CudaStreamRegistry::synchronize() {
     }
   }
   std::vector<CudaPoint> ends;
+  ends.reserve(live.size());
   for (auto const& stream : live) {
     ends.push_back(stream->end());
   }
