@@ -60,18 +60,29 @@ template <unsigned Width, int Unroll>
 __device__ __forceinline__ void copy_vectors(char const* src, char* dst, std::uint32_t count,
                                              unsigned lane) {
   using T = typename VectorOf<Width>::Type;
-  for (std::uint32_t first = lane; first < count; first += kWarp * Unroll) {
-    T values[Unroll];
+  constexpr std::uint32_t kStep = kWarp * Width;
+  src += lane * Width;
+  dst += lane * Width;
+  T values[Unroll];
+#pragma unroll 1
+  for (; count >= kWarp * Unroll; count -= kWarp * Unroll) {
 #pragma unroll
-    for (int i = 0; i < Unroll; ++i) {
-      std::uint32_t const at = first + static_cast<unsigned>(i) * kWarp;
-      if (at < count) values[i] = load_vector<T>(src + std::uint64_t{at} * Width);
-    }
+    for (int i = 0; i < Unroll; ++i)
+      values[i] = load_vector<T>(src + i * kStep);
 #pragma unroll
-    for (int i = 0; i < Unroll; ++i) {
-      std::uint32_t const at = first + static_cast<unsigned>(i) * kWarp;
-      if (at < count) store_vector<T>(dst + std::uint64_t{at} * Width, values[i]);
-    }
+    for (int i = 0; i < Unroll; ++i)
+      store_vector<T>(dst + i * kStep, values[i]);
+    src += Unroll * kStep;
+    dst += Unroll * kStep;
+  }
+  if (count == 0) return;
+#pragma unroll
+  for (int i = 0; i < Unroll; ++i) {
+    if (lane + i * kWarp < count) values[i] = load_vector<T>(src + i * kStep);
+  }
+#pragma unroll
+  for (int i = 0; i < Unroll; ++i) {
+    if (lane + i * kWarp < count) store_vector<T>(dst + i * kStep, values[i]);
   }
 }
 
@@ -96,19 +107,20 @@ __device__ __forceinline__ void copy_stretch(char const* src, char* dst, std::ui
     bytes -= head;
   }
   std::uint32_t const body = bytes & ~(width - 1);
+  constexpr int kNarrowUnroll = 4;
   switch (width) {
     case 16: copy_vectors<16, Unroll>(src, dst, body / 16, lane); break;
-    case 8: copy_vectors<8, Unroll>(src, dst, body / 8, lane); break;
-    case 4: copy_vectors<4, Unroll>(src, dst, body / 4, lane); break;
-    case 2: copy_vectors<2, Unroll>(src, dst, body / 2, lane); break;
-    default: copy_vectors<1, Unroll>(src, dst, body, lane); break;
+    case 8: copy_vectors<8, kNarrowUnroll>(src, dst, body / 8, lane); break;
+    case 4: copy_vectors<4, kNarrowUnroll>(src, dst, body / 4, lane); break;
+    case 2: copy_vectors<2, kNarrowUnroll>(src, dst, body / 2, lane); break;
+    default: copy_vectors<1, kNarrowUnroll>(src, dst, body, lane); break;
   }
   if (body != bytes) copy_bytes(src + body, dst + body, bytes - body, lane);
 }
 
 /// Long runs: a unit is a stretch of a run, and a warp copies it; one lookup a stretch.
 template <class Source, int Unroll>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     copy_stretches(__grid_constant__ Source const source, __grid_constant__ CopyNest const nest) {
   unsigned const lane = threadIdx.x % kWarp;
   std::uint32_t const num_warps = gridDim.x * (blockDim.x / kWarp);
@@ -124,7 +136,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 /// Short runs: a unit is one vector of `Width` bytes, and a warp takes 32 * Unroll of them.
 template <class Source, unsigned Width, int Unroll>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     copy_units(__grid_constant__ Source const source, __grid_constant__ CopyNest const nest) {
   using T = typename VectorOf<Width>::Type;
   unsigned const lane = threadIdx.x % kWarp;
@@ -158,10 +170,30 @@ __device__ __forceinline__ void copy_piecewise(char const* src, char* dst, std::
   }
 }
 
+/// Copies up to 16 bytes unless they are a whole vector, which the caller is told.
+__device__ __forceinline__ bool copy_if_narrow(char const* src, char* dst,
+                                               std::uint64_t bytes_left) {
+  auto const bytes = bytes_left < 16 ? static_cast<std::uint32_t>(bytes_left) : 16U;
+  auto const bits = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(src) |
+                                               reinterpret_cast<std::uintptr_t>(dst)) |
+                    bytes;
+  if (bits % 16 == 0) return true;
+  if (bits % 8 == 0) {
+    copy_piecewise<8>(src, dst, bytes);
+  } else if (bits % 4 == 0) {
+    copy_piecewise<4>(src, dst, bytes);
+  } else if (bits % 2 == 0) {
+    copy_piecewise<2>(src, dst, bytes);
+  } else {
+    copy_piecewise<1>(src, dst, bytes);
+  }
+  return false;
+}
+
 /// Short runs whose addresses only the device knows: a unit is up to 16 bytes, and every lane finds
 /// out how its own ones are aligned.
 template <class Source, int Unroll>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     copy_slots(__grid_constant__ Source const source, __grid_constant__ CopyNest const nest) {
   unsigned const lane = threadIdx.x % kWarp;
   std::uint32_t const step = gridDim.x * (blockDim.x / kWarp) * (kWarp * Unroll);
@@ -170,31 +202,22 @@ __global__ void __launch_bounds__(kMaxThreads)
   for (std::uint32_t at = first; at < nest.num_units; at += step) {
     uint4 values[Unroll];
     char* dst[Unroll];
+    unsigned wholes = 0;
 #pragma unroll
     for (int i = 0; i < Unroll; ++i) {
-      dst[i] = nullptr;
       std::uint32_t const unit = at + static_cast<unsigned>(i) * kWarp;
-      if (unit >= nest.num_units) continue;
-      auto const [src, to, left] = nest.locate(source, unit);
-      auto const bytes = left < 16 ? static_cast<std::uint32_t>(left) : 16U;
-      auto const bits = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(src) |
-                                                   reinterpret_cast<std::uintptr_t>(to)) | bytes;
-      if (bits % 16 == 0) {
-        values[i] = load_vector<uint4>(src);
-        dst[i] = to;
-      } else if (bits % 8 == 0) {
-        copy_piecewise<8>(src, to, bytes);
-      } else if (bits % 4 == 0) {
-        copy_piecewise<4>(src, to, bytes);
-      } else if (bits % 2 == 0) {
-        copy_piecewise<2>(src, to, bytes);
-      } else {
-        copy_piecewise<1>(src, to, bytes);
+      bool whole = false;
+      if (unit < nest.num_units) {
+        auto const where = nest.locate(source, unit);
+        whole = copy_if_narrow(where.src, where.dst, where.bytes_left);
+        dst[i] = where.dst;
+        if (whole) values[i] = load_vector<uint4>(where.src);
       }
+      wholes |= static_cast<unsigned>(whole) << i;
     }
 #pragma unroll
     for (int i = 0; i < Unroll; ++i) {
-      if (dst[i] != nullptr) store_vector<uint4>(dst[i], values[i]);
+      if ((wholes >> i & 1U) != 0) store_vector<uint4>(dst[i], values[i]);
     }
   }
 }
