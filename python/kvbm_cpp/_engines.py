@@ -117,7 +117,7 @@ def _inspect(tensor: TensorLike, where: str) -> TensorInfo:
             f"{where} is raw memory without a shape: use layer_separate(KvDimLayout(...)) and "
             "with_external_regions() or with_external_device_regions()"
         )
-    info = TensorInfo.of(tensor)
+    info = TensorInfo.of(tensor, where)
     if not info.is_writable:
         raise InvalidArgumentError(f"{where} is read-only, and a layout's memory gets written")
     if not info.bytes:

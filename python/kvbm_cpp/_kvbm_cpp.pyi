@@ -656,9 +656,9 @@ class TensorInfo:
     """
 
     @staticmethod
-    def of(tensor: kvbm_cpp._types.TensorLike) -> TensorInfo:
+    def of(tensor: kvbm_cpp._types.TensorLike, name: str = 'tensor') -> TensorInfo:
         """
-        Reads it without a copy: numpy and cupy arrays, torch tensors of any dtype, objects with DLPack, a buffer or __cuda_array_interface__, a Region, or (address, bytes[, device_id[, owner]]).
+        Reads it without a copy: numpy and cupy arrays, torch tensors of any dtype, objects with DLPack, a buffer or __cuda_array_interface__, a Region, or (address, bytes[, device_id[, owner]]). Errors call it `name`.
         """
 
     @property

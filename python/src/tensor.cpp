@@ -246,11 +246,14 @@ void bind_tensor(nb::module_& m) {
                      "What kvbm sees of a tensor: where it is and how it is laid out. Keeps the "
                      "tensor alive.")
       .def_static(
-          "of", [](nb::handle tensor) { return inspect_tensor(tensor, "tensor"); },
-          nb::sig("def of(tensor: kvbm_cpp._types.TensorLike) -> TensorInfo"), nb::arg("tensor"),
+          "of",
+          [](nb::handle tensor, std::string const& name) { return inspect_tensor(tensor, name); },
+          nb::sig("def of(tensor: kvbm_cpp._types.TensorLike, name: str = 'tensor') -> "
+                  "TensorInfo"),
+          nb::arg("tensor").none(), nb::arg("name") = "tensor",
           "Reads it without a copy: numpy and cupy arrays, torch tensors of any dtype, objects "
           "with DLPack, a buffer or __cuda_array_interface__, a Region, or (address, bytes[, "
-          "device_id[, owner]]).")
+          "device_id[, owner]]). Errors call it `name`.")
       .def_ro("address", &Tensor::address, "Of the first element.")
       .def_ro("bytes", &Tensor::bytes, "From the first element to behind the last.")
       .def_ro("item_bytes", &Tensor::item_bytes, "Of one element; 1 for raw memory.")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gen_stub
 import pytest
 
 import kvbm_cpp as kvbm
@@ -22,6 +21,9 @@ def test_stub_and_marker_are_installed() -> None:
 
 
 def test_stub_is_current() -> None:
+    pytest.importorskip("nanobind")
+    import gen_stub
+
     checked_in = (ROOT / "python" / "kvbm_cpp" / "_kvbm_cpp.pyi").read_text()
     assert gen_stub.stub() == checked_in, "run python/tests/gen_stub.py with the installed package"
 
@@ -116,6 +118,9 @@ def test_wrong_calls_are_found_by_mypy(tmp_path: Path) -> None:
 
 
 def test_example_of_the_readme_runs() -> None:
-    text = (ROOT / "python" / "README.md").read_text()
+    readme = ROOT / "python" / "README.md"
+    if not readme.is_file():
+        pytest.skip("python/README.md is in the repository only")
+    text = readme.read_text()
     (example,) = (part.split("```")[0] for part in text.split("```python\n")[1:])
     exec(compile(example, "README.md", "exec"), {})
