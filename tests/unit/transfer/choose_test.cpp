@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <sstream>
 #include <string>
 
@@ -31,13 +32,32 @@ std::string decided(ChoiceInput const& input) {
   } catch (UnsupportedError const&) { return "Unsupported"; }
 }
 
-std::string matrix(bool extents_match, bool gds) {
+bool involves_device(StorageKind src, StorageKind dst) {
+  return src == StorageKind::Device || dst == StorageKind::Device;
+}
+
+/// What a GPU or an emulated device adds: long runs that lie one behind the other.
+DeviceChoice device_for(StorageKind src, StorageKind dst, bool emulated) {
+  DeviceChoice device;
+  device.emulated = emulated;
+  device.direction = src != StorageKind::Device   ? LinkDirection::HostToDevice
+                     : dst != StorageKind::Device ? LinkDirection::DeviceToHost
+                                                  : LinkDirection::DeviceToDevice;
+  device.pageable = src == StorageKind::System || dst == StorageKind::System;
+  return device;
+}
+
+std::string matrix(bool extents_match, bool gds, std::optional<bool> emulated = {}) {
   std::ostringstream text;
   for (auto const src : kKinds) {
     for (auto const dst : kKinds) {
       auto input = input_for(src, dst);
       input.extents_match = extents_match;
       input.capabilities.allow_gds = gds;
+      if (emulated && memory::is_memory(src) && memory::is_memory(dst) &&
+          involves_device(src, dst)) {
+        input.device = device_for(src, dst, *emulated);
+      }
       text << memory::to_string(src) << "->" << memory::to_string(dst) << ' ' << decided(input)
            << '\n';
     }
@@ -72,7 +92,42 @@ Object->Disk Unsupported
 Object->Object Unsupported
 )";
 
-TEST(Choose, S1_WholeTableForDefaultCapabilities) { EXPECT_EQ(matrix(false, false), kMatrix); }
+constexpr char const* kMatrixOfAGpu = R"(System->System HostCopy
+System->Pinned HostCopy
+System->Device PinnedStaging
+System->Disk StagedFile
+System->Object Unsupported
+Pinned->System HostCopy
+Pinned->Pinned HostCopy
+Pinned->Device DmaCopy
+Pinned->Disk StagedFile
+Pinned->Object Unsupported
+Device->System PinnedStaging
+Device->Pinned DmaCopy
+Device->Device SmCopy
+Device->Disk StagedFile
+Device->Object Unsupported
+Disk->System StagedFile
+Disk->Pinned StagedFile
+Disk->Device StagedFile
+Disk->Disk StagedFile
+Disk->Object Unsupported
+Object->System Unsupported
+Object->Pinned Unsupported
+Object->Device Unsupported
+Object->Disk Unsupported
+Object->Object Unsupported
+)";
+
+TEST(Choose, S1_WholeTableForDefaultCapabilities) {
+  EXPECT_EQ(matrix(false, false), kMatrix);
+  EXPECT_EQ(matrix(false, false, true), kMatrix) << "an emulated device";
+}
+
+TEST(Choose, S1_WholeTableWithAGpu) {
+  EXPECT_EQ(matrix(false, false, false), kMatrixOfAGpu);
+  EXPECT_EQ(matrix(false, true, false), kMatrixOfAGpu) << "GPUDirect Storage is not there";
+}
 
 TEST(Choose, S1_GdsAllowedButAbsentStagesAndSaysSo) {
   EXPECT_EQ(matrix(false, true), kMatrix);
@@ -106,10 +161,12 @@ TEST(Choose, S2_SystemAndDeviceHaveAPath) {
 
 TEST(Choose, EveryCandidateIsNamedWithItsReason) {
   auto const decision = choose(input_for(StorageKind::Pinned, StorageKind::Disk));
-  ASSERT_EQ(decision.candidates.size(), 4U);
+  ASSERT_EQ(decision.candidates.size(), kNumStrategies);
   for (auto const& candidate : decision.candidates) {
     EXPECT_FALSE(candidate.reason.empty()) << to_string(candidate.strategy);
     EXPECT_EQ(candidate.estimated_seconds.has_value(), candidate.strategy == Strategy::StagedFile);
+    EXPECT_EQ(decision.candidates.at(static_cast<std::size_t>(candidate.strategy)).strategy,
+              candidate.strategy);
   }
   EXPECT_FALSE(decision.reason.empty());
 }

@@ -138,8 +138,6 @@ TEST(ValidatePair, O2_OptionsThatNothingHereCanHonourAreRefused) {
   auto const notify = TransferOptions::builder().nixl_write_notification(7).build();
   expect_failure(pairing(layout, other, notify), ErrorCode::Unsupported,
                  {"nixl_write_notification 7", "remote"});
-  expect_failure(pairing(layout, other, TransferOptions::builder().max_sms(2).build()),
-                 ErrorCode::Unsupported, {"max_sms 2", "CUDA"});
   auto const stream = device::make_host_device(0)->create_stream("caller");
   auto const timed =
       TransferOptions::builder().cuda_stream(stream).timeout(std::chrono::seconds(1)).build();
