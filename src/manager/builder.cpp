@@ -130,13 +130,13 @@ TransferManager Builder::build() {
           device::make_host_device(static_cast<DeviceId>(id), draft_->host_device));
     }
   }
-  auto const& first = *options.devices.front();
+  options.memory_source = device::make_memory_source(options.devices, draft_->disk_io);
+  auto const& first = *options.devices.front();  // not null: the line above looks
   if (!draft_->costs_given && first.backend() == device::Backend::Cuda) {
     if (auto costs = transfer::load_cost_model(first.properties())) {
       options.costs = std::move(*costs);
     }
   }
-  options.memory_source = device::make_memory_source(options.devices, draft_->disk_io);
   return TransferManager(std::make_shared<Impl>(std::move(options), draft_->plan_cache_capacity));
 }
 
