@@ -37,9 +37,7 @@ transfer::PreparedTransfer PlanCache::get(
   {
     std::lock_guard const lock(mutex_);
     forgotten = forgotten_;
-    auto const found = std::find_if(entries_.begin(), entries_.end(),
-                                    [&key](Entry const& entry) { return entry.key == key; });
-    if (found != entries_.end()) {
+    if (auto const found = find(key); found != entries_.end()) {
       ++hits_;
       entries_.splice(entries_.begin(), entries_, found);
       return found->prepared;
@@ -49,9 +47,15 @@ transfer::PreparedTransfer PlanCache::get(
   auto prepared = prepare();
   std::lock_guard const lock(mutex_);
   if (forgotten != forgotten_) { return prepared; }  // perhaps of a layout that is gone by now
+  if (find(key) != entries_.end()) { return prepared; }  // another thread missed it as well
   entries_.push_front({key, prepared});
   if (entries_.size() > capacity_) { entries_.pop_back(); }
   return prepared;
+}
+
+std::list<PlanCache::Entry>::iterator PlanCache::find(Key const& key) {
+  return std::find_if(entries_.begin(), entries_.end(),
+                      [&key](Entry const& entry) { return entry.key == key; });
 }
 
 void PlanCache::forget(layout::LayoutHandle handle) {

@@ -50,6 +50,9 @@ class PlanCache {
     transfer::PreparedTransfer prepared;
   };
 
+  /// @pre  mutex_ is held
+  [[nodiscard]] std::list<Entry>::iterator find(Key const& key);
+
   std::size_t const capacity_;
   mutable std::mutex mutex_;
   std::list<Entry> entries_;  ///< most recently used first
