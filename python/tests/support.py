@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import kvbm_cpp as kvbm
@@ -89,3 +91,12 @@ def universal_tp_array(layout: kvbm.PhysicalLayout, width: int = 2) -> NDArray[A
     """The memory of a fully contiguous UniversalTP layout, [num_blocks, nh, nl, no, nt, hd]."""
     shape = (layout.config.num_blocks, HEADS, LAYERS, OUTER, TOKENS, HEAD_DIM)
     return layout.regions[0].numpy(shape, DTYPES[width])
+
+
+def require_cuda_module(name: str) -> Any:
+    """A library whose tensors or streams a test takes; skips without a GPU or without it."""
+    if reason := kvbm.cuda_unavailable_reason():
+        pytest.skip(f"no CUDA device: {reason}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(name)
