@@ -69,6 +69,8 @@ class TorchEngine:
         device = torch.device("cuda", device_id)
         self.manager = kvbm.TransferManager(cuda_device_id=device_id)
         self.stream = torch.cuda.Stream(device)
+        # Kept: dropping it would wait for what was enqueued through it.
+        self._host_work = kvbm.wrap_cuda_stream(self.stream)
         random = torch.Generator(device).manual_seed(1)
         width = HEADS * HEAD_DIM
         self._prompt = torch.randn(BLOCKS * TOKENS, width, generator=random, device=device)
@@ -105,7 +107,7 @@ class TorchEngine:
         return event
 
     def enqueue(self, wait: Any) -> None:
-        kvbm.wrap_cuda_stream(self.stream).enqueue(wait)
+        self._host_work.enqueue(wait)
 
     def synchronize(self) -> None:
         self.stream.synchronize()

@@ -439,7 +439,7 @@ class Event:
     @property
     def cuda_event(self) -> int:
         """
-        The cudaEvent_t as an int; it lives as long as this object. AttributeError for events of emulated devices.
+        The cudaEvent_t as an int; it lives until this object is recorded again or dropped. AttributeError for events of emulated devices.
         """
 
 class Stream:
@@ -471,7 +471,7 @@ class Stream:
 
     def enqueue(self, work: Callable[[], object]) -> None:
         """
-        Runs `work` on a host thread when everything before it ended. It must not wait for this stream nor, on a CUDA stream, call into CUDA; an exception goes to sys.unraisablehook.
+        Runs `work` on a host thread when everything before it ended. It must not wait for this stream; an exception goes to sys.unraisablehook. Dropping the last reference to the stream waits for it.
         """
 
     def record(self, event: kvbm_cpp._types.EventLike) -> None:

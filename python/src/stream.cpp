@@ -163,8 +163,8 @@ void bind_events(nb::module_& m) {
             }
             return reinterpret_cast<std::uintptr_t>(native);
           },
-          "The cudaEvent_t as an int; it lives as long as this object. AttributeError for events "
-          "of emulated devices.");
+          "The cudaEvent_t as an int; it lives until this object is recorded again or dropped. "
+          "AttributeError for events of emulated devices.");
 }
 
 void bind_streams(nb::module_& m) {
@@ -200,7 +200,8 @@ void bind_streams(nb::module_& m) {
           nb::sig("def enqueue(self, work: collections.abc.Callable[[], object]) -> None"),
           nb::arg("work"),
           "Runs `work` on a host thread when everything before it ended. It must not wait for this "
-          "stream nor, on a CUDA stream, call into CUDA; an exception goes to sys.unraisablehook.")
+          "stream; an exception goes to sys.unraisablehook. Dropping the last reference to the "
+          "stream waits for it.")
       .def(
           "record",
           [](PyStream const& self, nb::handle event) {

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support import Gate
+from support import Gate, require_cuda_module
 
 import kvbm_cpp as kvbm
 
@@ -33,3 +34,21 @@ def gate(manager: kvbm.TransferManager) -> Iterator[Gate]:
     yield gate
     gate.open()
     stream.synchronize()
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    return require_cuda_module("torch")
+
+
+@pytest.fixture(scope="module")
+def cupy() -> Any:
+    return require_cuda_module("cupy")
+
+
+@pytest.fixture
+def cuda_manager() -> Iterator[kvbm.TransferManager]:
+    if reason := kvbm.cuda_unavailable_reason():
+        pytest.skip(f"no CUDA device: {reason}")
+    with kvbm.TransferManager(cuda_device_id=0, copy_threads=2) as made:
+        yield made
