@@ -177,6 +177,7 @@ void add_bench(Commands& commands) {
                   "folder for files, removed afterwards (default: the folder for temporary files)");
   options->output.add_to(verb, true);
   add_figures(commands, verb);
+  add_gpu_bench(commands, verb);
 }
 
 }  // namespace kvbm::cli

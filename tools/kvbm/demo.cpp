@@ -29,6 +29,8 @@ struct DemoOptions {
   DemoPlan plan;
   std::string path;
   std::optional<std::uint64_t> ranks;
+  std::string device = "auto";
+  std::string device_name;  ///< what G1 lies on, and why
   Output output;
 };
 
@@ -100,6 +102,7 @@ nlohmann::json onboard_in_new_process(DemoPlan const& plan) {
   add("--head-dim", shape.head_dim);
   add("--width", shape.width);
   if (plan.corrupt) { arguments.emplace_back("--corrupt"); }
+  if (plan.gpu) { arguments.emplace_back("--gpu"); }
   auto const result = run_process(arguments);
   KVBM_EXPECTS(result.exit_code == ExitOk, Internal,
                fmt::format("the onboarding process ended with exit code {}; its message is above",
@@ -161,6 +164,7 @@ void print(DemoOptions const& options, Offloaded const& offloaded, nlohmann::jso
                           plan.num_blocks, options.shape.workload, format_bytes(block_bytes)));
   output.table(hop_table(hops));
   output.text("  G1 device, layer separate NHD; G2 pinned, UniversalTP; G3 " + plan.file.string());
+  output.text("  device: " + options.device_name);
   for (auto const& failed : onboarded.at("failed")) {
     output.text(fmt::format("  refused: block {}: {}", failed.at("block").get<BlockId>(),
                             failed.at("message").get<std::string>()));
@@ -181,8 +185,22 @@ void print(DemoOptions const& options, Offloaded const& offloaded, nlohmann::jso
                               : "\nall equal");
 }
 
+/// Takes a GPU where there is one and nothing else is asked for.
+void choose_device(DemoOptions& options) {
+  KVBM_EXPECTS(options.device == "auto" || options.device == "host" || options.device == "cuda",
+               InvalidArgument,
+               fmt::format("--device {}: say auto, host or cuda", options.device));
+  auto const why = device::cuda_unavailable_reason();
+  if (options.device == "cuda" && !why.empty()) { throw UnsupportedError("no CUDA device: " + why); }
+  options.plan.gpu = options.device != "host" && why.empty();
+  options.device_name = options.plan.gpu ? device::make_cuda_device(0)->name()
+                        : why.empty()    ? std::string("emulated, as asked for")
+                                         : "emulated: no CUDA device: " + why;
+}
+
 int run(DemoOptions& options) {
   auto& plan = options.plan;
+  choose_device(options);
   plan.workload = options.shape.resolve();
   static_cast<void>(make_config(plan.workload, plan.num_blocks, 1));
   std::uint64_t const heads = plan.workload.heads;
@@ -212,6 +230,8 @@ int run(DemoOptions& options) {
   print(options, offloaded, onboarded, hops, verdict);
   options.output.result({{"workload", options.shape.workload},
                          {"blocks", plan.num_blocks},
+                         {"device", options.device_name},
+                         {"gpu", plan.gpu},
                          {"file", plan.file.string()},
                          {"hops", hops},
                          {"blocks_equal", verdict.equal},
@@ -240,6 +260,9 @@ void add_demo(Commands& commands) {
                   "the heads)");
   verb.add_option("--rounds", options->plan.rounds, "how often hops and limits are measured")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  verb.add_option("--device", options->device,
+                  "where G1 lies: cuda (a GPU), host (emulated devices), auto: a GPU if there is one")
       ->capture_default_str();
   verb.add_flag("--corrupt", options->plan.corrupt,
                 "flip one bit of the stored file: that block must be refused and named, the others "

@@ -59,9 +59,10 @@ nlohmann::json onboard_ranks(DemoPlan const& plan, DemoTiers& tiers, LayoutHandl
   Workload shape = plan.workload;
   shape.heads = heads;
   bool equal = true;
+  auto const whole = tiers.readable(g1, ids);
   for (std::uint64_t rank = 0; rank < plan.ranks; ++rank) {
     Side side = side_of_tier("g1");
-    side.device = static_cast<DeviceId>(rank);
+    side.device = plan.gpu ? 0 : static_cast<DeviceId>(rank);
     auto const shard =
         manager.register_layout(make_layout(manager, make_config(shape, plan.num_blocks, 1), side));
     tiers.wipe(shard);
@@ -70,7 +71,7 @@ nlohmann::json onboard_ranks(DemoPlan const& plan, DemoTiers& tiers, LayoutHandl
                              .dst_head_range({0, heads})
                              .build();
     manager.execute_transfer(g2, ids, shard, ids, options).wait();
-    equal = equal && shard_is_right(manager.layout(g1), manager.layout(shard), rank * heads, ids);
+    equal = equal && shard_is_right(whole, tiers.readable(shard, ids), rank * heads, ids);
   }
   return {
       {"ranks", plan.ranks}, {"heads_per_rank", heads}, {"blocks", ids.size()}, {"equal", equal}};
@@ -149,6 +150,7 @@ void add_demo_onboard(Commands& commands) {
   verb.add_option("--ranks", plan->ranks, "")->required();
   verb.add_option("--rounds", plan->rounds, "")->required();
   verb.add_flag("--corrupt", plan->corrupt, "");
+  verb.add_flag("--gpu", plan->gpu, "");
 }
 
 }  // namespace kvbm::cli

@@ -8,6 +8,7 @@
 #include "kvbm/core/checked.hpp"
 #include "limits.hpp"
 #include "measure.hpp"
+#include "plain_copies.hpp"
 #include "raw_disk.hpp"
 #include "shape.hpp"
 
@@ -18,6 +19,7 @@ constexpr double kHopBudgetSeconds = 5;
 constexpr std::uint64_t kAtLeastLimitBytes = std::uint64_t{32} << 20U;
 
 manager::TransferManager make_manager(DemoPlan const& plan) {
+  if (plan.gpu) { return manager::TransferManager::builder().cuda_device_id(0).build(); }
   auto const bytes = make_config(plan.workload, plan.num_blocks, 1).block_bytes() * plan.num_blocks;
   // Every rank's share and the whole fit on each device, with room for its memory pool.
   return manager::TransferManager::builder()
@@ -58,6 +60,19 @@ layout::LayoutHandle DemoTiers::add_g2() {
                   side_of_tier("g2")));
 }
 
+layout::PhysicalLayout DemoTiers::readable(layout::LayoutHandle handle,
+                                           std::vector<BlockId> const& ids) {
+  auto const layout = manager_.layout(handle);
+  if (layout.regions().front().host_data() != nullptr) { return layout; }
+  Side side;
+  side.kind = layout.kind();
+  side.dimension = layout.block_dimension();
+  side.format = layout.format();
+  auto const copy = manager_.register_layout(make_layout(manager_, layout.config(), side));
+  manager_.execute_transfer(handle, ids, copy, ids).wait();
+  return manager_.layout(copy);
+}
+
 void DemoTiers::wipe(layout::LayoutHandle handle) {
   manager_.fill_blocks(handle, ids_, {transfer::FillPattern::Kind::Constant, 0xEE});
 }
@@ -78,6 +93,33 @@ Hop DemoTiers::measure(std::string const& name, layout::LayoutHandle src, layout
     hop.share = rounds.share();
     return hop;
   };
+  bool const to_host = manager_.layout(src).storage_kind() == memory::StorageKind::Device;
+  if (disk.empty() && plan_.gpu) {
+    auto const plain = make_plain_cuda(0);
+    auto const region = [this, &hop](memory::StorageKind kind) {
+      memory::AllocationRequest request;
+      request.kind = kind;
+      request.bytes = std::max(hop.bytes, kAtLeastLimitBytes);
+      request.device_id = 0;
+      return manager_.memory_source()->allocate(request);
+    };
+    auto const pinned = region(memory::StorageKind::Pinned);
+    auto const device = region(memory::StorageKind::Device);
+    auto const& from = to_host ? device : pinned;
+    auto const& to = to_host ? pinned : device;
+    hop.limit = "contiguous cudaMemcpyAsync";
+    return finish(in_turns(plan_.rounds, kHopBudgetSeconds, move, [&] {
+      return scaled(seconds([&] {
+                      plain->copy(reinterpret_cast<void*>(to.address()),
+                                  reinterpret_cast<void const*>(from.address()), from.bytes(),
+                                  to_host ? transfer::LinkDirection::DeviceToHost
+                                          : transfer::LinkDirection::HostToDevice,
+                                  0);
+                      plain->synchronize(0);
+                    }),
+                    from.bytes());
+    }));
+  }
   if (disk.empty()) {
     MemoryLimits limits(manager_.context().copy_engine(), *manager_.memory_source(),
                         std::max(hop.bytes, kAtLeastLimitBytes));

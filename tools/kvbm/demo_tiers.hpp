@@ -22,6 +22,7 @@ struct DemoPlan {
   std::uint64_t ranks = 1;     ///< tensor-parallel readers
   std::uint64_t rounds = 3;    ///< how often hops and limits are measured
   bool corrupt = false;
+  bool gpu = false;  ///< G1 in the memory of CUDA device 0, else of emulated devices
 };
 
 /// One hop as it was measured, beside the limit of the same run.
@@ -36,7 +37,7 @@ struct Hop {
 void to_json(nlohmann::json& json, Hop const& hop);
 void from_json(nlohmann::json const& json, Hop& hop);
 
-/// A manager with a device for each rank, and what the limits are measured with.
+/// A manager with a device for each rank (a GPU is shared by all), and what the limits are measured with.
 class DemoTiers {
  public:
   explicit DemoTiers(DemoPlan const& plan);
@@ -48,11 +49,15 @@ class DemoTiers {
   layout::LayoutHandle add_g1();
   /// Pinned, fully contiguous, UniversalTP.
   layout::LayoutHandle add_g2();
+  /// The blocks of a layout where the CPU can look at them: itself, or a copy of the same kind and
+  /// format in ordinary memory.
+  layout::PhysicalLayout readable(layout::LayoutHandle handle, std::vector<BlockId> const& ids);
   /// Overwrites a layout, so that nothing that is found in it later can be old.
   void wipe(layout::LayoutHandle handle);
 
   /// Moves `ids` of src to the same ids of dst, `rounds` times in turns with the limit.
-  /// @param disk  compare with raw disk I/O ("write" or "read"), else with a STREAM-style copy
+  /// @param disk  compare with raw disk I/O ("write" or "read"), else with a STREAM-style copy, of a
+  ///              GPU with one contiguous copy over its link
   Hop measure(std::string const& name, layout::LayoutHandle src, layout::LayoutHandle dst,
               std::vector<BlockId> const& ids, std::string const& disk = {});
 

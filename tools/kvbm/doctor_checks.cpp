@@ -6,11 +6,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "gpu_facts.hpp"
 #include "kvbm/device/device.hpp"
+#include "kvbm/kernels/kernels.h"
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/huge_pages.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/memory/numa.hpp"
+#include "kvbm/transfer/cost_store.hpp"
 #include "machine.hpp"
 #include "report.hpp"
 
@@ -169,6 +172,85 @@ std::vector<Check> check_folder(std::filesystem::path const& folder, std::uint64
   return {direct, room};
 }
 
+Check check_link(device::Device const& gpu, device::DeviceProperties const& properties,
+                 std::string const& suffix) {
+  auto const link = read_pci_link(properties.pci_address);
+  Check check{"pcie" + suffix, fmt::format("PCIe of GPU {}", gpu.id()), Health::Ok,
+              fmt::format("{}, at most {}", to_string(link.speed, link.width),
+                          to_string(link.max_speed, link.max_width)),
+              {}};
+  if (!link.speed || !link.width) {
+    check.health = Health::Info;
+    check.advice = "the kernel does not say (virtual machine): `kvbm tune` measures what it gives";
+  } else if (link.max_width && *link.width < *link.max_width) {
+    check.health = Health::Warn;
+    check.advice = "fewer lanes than the card has: reseat it or use a wider slot";
+  } else if (link.max_speed && *link.speed < *link.max_speed) {
+    // An idle GPU clocks its link down, so this alone is no fault.
+    check.health = Health::Info;
+    check.advice = "slower than it could be; links of idle GPUs sleep, look again under load";
+  }
+  return check;
+}
+
+Check check_gpu_numa(device::Device const& gpu, std::string const& suffix) {
+  int const node = gpu.numa_node();
+  Check check{"gpu_numa" + suffix, fmt::format("NUMA node of GPU {}", gpu.id()), Health::Ok,
+              node < 0 ? std::string("unknown") : fmt::format("{}", node), {}};
+  if (node < 0 && memory::num_numa_nodes() > 1) {
+    check.health = Health::Warn;
+    check.advice = "pinned memory cannot be placed near it: pass the topology through to the guest";
+    return check;
+  }
+  auto const distances = numa_distances();
+  if (node >= 0 && static_cast<std::size_t>(node) < distances.size() && distances.size() > 1) {
+    check.found += fmt::format(", distances {}", distances[static_cast<std::size_t>(node)]);
+  }
+  return check;
+}
+
+void check_cuda_devices(std::vector<Check>& checks) {
+  auto const gpus = cuda_devices();
+  if (gpus.empty()) { return; }
+  auto const first = gpus.front()->properties();
+  bool const batch = kvbm_cuda_has_memcpy_batch() != 0;
+  checks.push_back({"cuda_versions", "CUDA versions", Health::Ok,
+                    fmt::format("driver {}, runtime {}", cuda_version_text(first.driver_version),
+                                cuda_version_text(first.runtime_version)),
+                    {}});
+  checks.push_back({"batch_api", "cudaMemcpyBatchAsync", batch ? Health::Ok : Health::Warn,
+                    batch ? "present" : "missing: copies are submitted one by one",
+                    batch ? std::string{}
+                          : std::string("install a driver for CUDA 12.9 or newer")});
+  for (auto const& gpu : gpus) {
+    auto const suffix = gpus.size() == 1 ? std::string{} : fmt::format("_{}", gpu->id());
+    auto const properties = gpu->properties();
+    checks.push_back(check_link(*gpu, properties, suffix));
+    checks.push_back(check_gpu_numa(*gpu, suffix));
+    bool const tuned = transfer::load_cost_model(properties).has_value();
+    checks.push_back({"tuned" + suffix, fmt::format("costs of GPU {}", gpu->id()),
+                      tuned ? Health::Ok : Health::Info,
+                      tuned ? "measured" : "default ones of an H200",
+                      tuned ? std::string{}
+                            : std::string("run `kvbm tune`: strategies are then chosen by what "
+                                          "this machine does")});
+  }
+  if (gpus.size() < 2) { return; }
+  std::string without;
+  for (auto const& a : gpus) {
+    for (auto const& b : gpus) {
+      if (a->id() != b->id() && !a->can_address(b->id())) {
+        without += fmt::format("{}{} to {}", without.empty() ? "" : ", ", a->id(), b->id());
+      }
+    }
+  }
+  checks.push_back({"peer_access", "peer access", without.empty() ? Health::Ok : Health::Info,
+                    without.empty() ? "between all GPUs" : "none from " + without,
+                    without.empty() ? std::string{}
+                                    : std::string("copies between these GPUs go through the copy "
+                                                  "engines, without kernels")});
+}
+
 std::vector<Check> check_gpu() {
   auto const gpus = memory::find_pci_gpus();
   bool const nvidia = std::any_of(gpus.begin(), gpus.end(), [](auto const& gpu) {
@@ -184,6 +266,7 @@ std::vector<Check> check_gpu() {
                          : "nothing to do: no NVIDIA GPU here, the host device stands in";
   }
   checks.push_back(cuda);
+  if (why.empty()) { check_cuda_devices(checks); }
   if (nvidia || has_module("nvidia")) {
     bool const driver = has_module("nvidia");
     checks.push_back({"driver", "NVIDIA driver", driver ? Health::Ok : Health::Warn,

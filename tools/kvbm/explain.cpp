@@ -5,11 +5,11 @@
 #include <fmt/format.h>
 
 #include <memory>
-#include <numeric>
 
 #include "command.hpp"
 #include "exit_code.hpp"
 #include "kvbm/core/error.hpp"
+#include "measure.hpp"
 #include "report.hpp"
 #include "shape.hpp"
 
@@ -28,6 +28,11 @@ struct ExplainOptions {
   std::string dst_read_as;
   bool bounce = false;
   bool spare_cpu = false;
+  bool spare_sms = false;
+  bool gpu = false;
+  DeviceId device = 0;
+  std::string ids = "contiguous";
+  std::string strategy;
   std::string path;
   Output output;
 };
@@ -64,6 +69,10 @@ transfer::TransferOptions make_options(ExplainOptions const& flags,
     builder.dst_kv_layout(layout::KvBlockLayout::parse(flags.dst_read_as));
   }
   if (flags.spare_cpu) { builder.spare(transfer::Spare::SpareCpu); }
+  if (flags.spare_sms) { builder.spare(transfer::Spare::SpareSms); }
+  if (!flags.strategy.empty()) {
+    builder.strategy(transfer::strategy_from_string(flags.strategy));
+  }
   if (flags.bounce) {
     auto const handle = manager.register_layout(
         make_layout(manager, config.with_num_blocks(2), side_of_tier("g2")));
@@ -98,12 +107,33 @@ nlohmann::json to_json(transfer::TransferExplanation const& explanation) {
             {"bytes_per_block", plan.bytes_per_block}}}};
 }
 
+/// What a GPU would do where there is none: the choice is taken again as if the emulated device were
+/// one, with the costs of an H200.
+/// @param explain_forced  explains the same transfer with a strategy forced
+template <typename ExplainForced>
+void imagine_gpu(transfer::TransferExplanation& explanation, ExplainForced&& explain_forced) {
+  if (!explanation.choice.device) {
+    explanation.decision.notes.emplace_back("no side is device memory: a GPU changes nothing");
+    return;
+  }
+  explanation.choice.device->emulated = false;
+  explanation.decision = transfer::choose(explanation.choice);
+  explanation.hops = explain_forced(explanation.decision.strategy).hops;
+  explanation.decision.notes.emplace_back(
+      "imagined: no CUDA device here, costs of an H200 on PCIe 5.0 x16");
+}
+
 int run(ExplainOptions const& flags) {
   auto const config = make_config(flags.shape.resolve(), flags.blocks, 1);
   auto const bytes = config.block_bytes() * flags.blocks;
-  auto manager = manager::TransferManager::builder()
-                     .host_device(1, 2 * bytes + (std::uint64_t{1} << 30U))
-                     .build();
+  bool const real = flags.gpu && device::cuda_unavailable_reason().empty();
+  auto builder = manager::TransferManager::builder();
+  if (real) {
+    builder.cuda_device_id(flags.device);
+  } else {
+    builder.host_device(1, 2 * bytes + (std::uint64_t{1} << 30U));
+  }
+  auto manager = builder.build();
   TempFolder const folder(flags.path);
   auto const add = [&](SideFlags const& side, char const* name) {
     return manager.register_layout(
@@ -111,13 +141,21 @@ int run(ExplainOptions const& flags) {
   };
   auto const src = add(flags.src, "src");
   auto const dst = add(flags.dst, "dst");
-  std::vector<BlockId> ids(flags.blocks);
-  std::iota(ids.begin(), ids.end(), BlockId{0});
-  auto const explanation =
-      manager.explain_transfer(src, ids, dst, ids, make_options(flags, manager, config));
+  auto const order = parse_id_order(flags.ids);
+  auto const src_ids = make_ids(order, flags.blocks, flags.blocks, 1);
+  auto const dst_ids = make_ids(order, flags.blocks, flags.blocks, 2);
+  auto options = make_options(flags, manager, config);
+  auto explanation = manager.explain_transfer(src, src_ids, dst, dst_ids, options);
+  if (flags.gpu && !real) {
+    imagine_gpu(explanation, [&](transfer::Strategy strategy) {
+      options.strategy = strategy;
+      return manager.explain_transfer(src, src_ids, dst, dst_ids, options);
+    });
+  }
   flags.output.text(fmt::format("from {}\nto   {}\n{}", manager.layout(src).to_string(),
                                 manager.layout(dst).to_string(), explanation.to_string()));
   auto json = to_json(explanation);
+  json["gpu"] = real ? "real" : flags.gpu ? "imagined" : "none";
   json["src"] = manager.layout(src).to_string();
   json["dst"] = manager.layout(dst).to_string();
   flags.output.result(json);
@@ -143,6 +181,14 @@ void add_explain(Commands& commands) {
   verb.add_option("--dst-read-as", flags->dst_read_as, "format override of the destination");
   verb.add_flag("--bounce", flags->bounce, "offer a bounce buffer of two pinned blocks");
   verb.add_flag("--spare-cpu", flags->spare_cpu, "leave the CPU to others");
+  verb.add_flag("--spare-sms", flags->spare_sms, "leave the GPU's multiprocessors to the model")
+      ->excludes("--spare-cpu");
+  verb.add_option("--strategy", flags->strategy, "only this strategy");
+  verb.add_option("--ids", flags->ids, "order of block ids: random, runs, contiguous")
+      ->capture_default_str();
+  verb.add_flag("--gpu", flags->gpu,
+                "with the GPU; where there is none, as an H200 would be expected to do it");
+  verb.add_option("--device", flags->device, "CUDA device of --gpu")->capture_default_str();
   verb.add_option("--path", flags->path, "folder for disk layouts, which are removed afterwards");
   flags->output.add_to(verb);
 }

@@ -13,6 +13,7 @@
 
 #include "command.hpp"
 #include "exit_code.hpp"
+#include "gpu_bench.hpp"
 #include "kvbm/core/error.hpp"
 #include "machine.hpp"
 #include "shape.hpp"
@@ -39,10 +40,31 @@ struct FiguresOptions {
   std::uint64_t mib = 256;
   std::uint64_t disk_mib = 512;
   bool no_fio = false;
+  bool gpu = false;
+  bool gpu_quick = false;
+  double gpu_minutes = 4;
+  std::string gpu_save;
+  std::string cublas;
   Output output;
 };
 
+/// The GPU's tables, as Markdown unless JSON is asked for.
+int run_gpu(FiguresOptions const& options) {
+  GpuBenchOptions gpu;
+  gpu.quick = options.gpu_quick;
+  gpu.minutes = options.gpu_minutes;
+  gpu.save = options.gpu_save;
+  gpu.cublas = options.cublas;
+  gpu.sections = {"rates", "model", "latency", "submit", "permute", "pageable", "sweep"};
+  Output output = options.output;
+  output.markdown = !output.json;
+  return run_gpu_bench(gpu, output,
+                       fmt::format("kvbm bench figures --gpu{} --minutes {}",
+                                   options.gpu_quick ? " --quick" : "", options.gpu_minutes));
+}
+
 int run(FiguresOptions& options) {
+  if (options.gpu) { return run_gpu(options); }
   for (auto const& name : options.only) {
     KVBM_EXPECTS(
         std::any_of(kFigures.begin(), kFigures.end(),
@@ -109,6 +131,15 @@ void add_figures(Commands& commands, CLI::App& bench) {
                   "folder for files, removed afterwards (default: the folder for temporary files)");
   verb.add_flag("--no-fio", options->no_fio,
                 "compare the disk with raw I/O of the same engine only");
+  auto* const gpu = verb.add_flag("--gpu", options->gpu, "the GPU's tables instead, as Markdown");
+  verb.add_flag("--quick", options->gpu_quick, "with --gpu: less than a minute")->needs(gpu);
+  verb.add_option("--minutes", options->gpu_minutes, "with --gpu: stop at this bound")
+      ->check(CLI::PositiveNumber)
+      ->needs(gpu)
+      ->capture_default_str();
+  verb.add_option("--save", options->gpu_save, "with --gpu: file for the JSON document")->needs(gpu);
+  verb.add_option("--cublas", options->cublas, "with --gpu: libcublas for the GEMM loops")
+      ->needs(gpu);
   options->output.add_to(verb, true);
 }
 

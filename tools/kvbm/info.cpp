@@ -8,9 +8,12 @@
 
 #include "command.hpp"
 #include "exit_code.hpp"
+#include "gpu_facts.hpp"
 #include "kvbm/core/version.hpp"
+#include "kvbm/kernels/kernels.h"
 #include "kvbm/kvbm.hpp"
 #include "kvbm/memory/numa.hpp"
+#include "kvbm/transfer/cost_store.hpp"
 #include "limits.hpp"
 #include "machine.hpp"
 #include "measure.hpp"
@@ -38,6 +41,8 @@ class Facts {
   void add(std::string const& key, std::string const& name, std::string const& text) {
     add(key, name, text, text);
   }
+  /// For programs only.
+  void note(std::string const& key, nlohmann::json value) { json_[key] = std::move(value); }
   [[nodiscard]] Table const& table() const { return table_; }
   [[nodiscard]] nlohmann::json const& json() const { return json_; }
 
@@ -79,6 +84,48 @@ void add_machine(Facts& facts, kernels::CopyEngine const& engine) {
   facts.add("numa", "NUMA", text, {{"nodes", memory::num_numa_nodes()}, {"distances", distances}});
 }
 
+/// Every CUDA device, its link, what is known of its costs.
+void add_cuda(Facts& facts) {
+  nlohmann::json list = nlohmann::json::array();
+  for (auto const& gpu : cuda_devices()) {
+    auto const properties = gpu->properties();
+    auto const link = read_pci_link(properties.pci_address);
+    auto const costs = transfer::cost_model_path(properties);
+    bool const tuned = transfer::load_cost_model(properties).has_value();
+    auto const now = to_string(link.speed, link.width);
+    auto const most = to_string(link.max_speed, link.max_width);
+    facts.add(fmt::format("cuda_{}", gpu->id()), fmt::format("CUDA device {}", gpu->id()),
+              fmt::format("{}, {}, {} multiprocessors, {}, NUMA node {}, {} (at most {}), {}",
+                          gpu->name(), format_bytes(gpu->total_bytes()),
+                          properties.num_multiprocessors, properties.pci_address, gpu->numa_node(),
+                          now, most, tuned ? "tuned" : "not tuned: default costs"));
+    list.push_back({{"id", gpu->id()},
+                    {"name", gpu->name()},
+                    {"uuid", properties.uuid},
+                    {"pci_address", properties.pci_address},
+                    {"total_bytes", gpu->total_bytes()},
+                    {"used_bytes", gpu->used_bytes()},
+                    {"multiprocessors", properties.num_multiprocessors},
+                    {"compute_capability", properties.compute_capability},
+                    {"numa_node", gpu->numa_node()},
+                    {"link", now},
+                    {"max_link", most},
+                    {"tuned", tuned},
+                    {"costs", costs.string()}});
+    if (gpu->id() == 0) {
+      facts.add("cuda_versions", "CUDA versions",
+                fmt::format("driver {}, runtime {}, cudaMemcpyBatchAsync {}",
+                            cuda_version_text(properties.driver_version),
+                            cuda_version_text(properties.runtime_version),
+                            kvbm_cuda_has_memcpy_batch() != 0 ? "present" : "missing"),
+                {{"driver", properties.driver_version},
+                 {"runtime", properties.runtime_version},
+                 {"batch_api", kvbm_cuda_has_memcpy_batch() != 0}});
+    }
+  }
+  facts.note("cuda_devices", std::move(list));
+}
+
 void add_devices(Facts& facts, transfer::TransferContext& context) {
   nlohmann::json devices = nlohmann::json::array();
   std::string names;
@@ -93,6 +140,7 @@ void add_devices(Facts& facts, transfer::TransferContext& context) {
   auto const why = device::cuda_unavailable_reason();
   facts.add("cuda", "CUDA", why.empty() ? "available" : "not available: " + why,
             {{"available", why.empty()}, {"reason", why}});
+  if (why.empty()) { add_cuda(facts); }
   nlohmann::json gpus = nlohmann::json::array();
   std::string text;
   for (auto const& gpu : memory::find_pci_gpus()) {

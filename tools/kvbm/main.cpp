@@ -52,6 +52,7 @@ int run(int argc, char** argv) {
   add_info(commands);
   add_doctor(commands);
   add_bench(commands);
+  add_tune(commands);
   add_explain(commands);
   add_verify(commands);
   add_demo_onboard(commands);
