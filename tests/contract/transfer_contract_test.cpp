@@ -15,33 +15,6 @@ std::string name_of(::testing::TestParamInfo<StoragePair> const& info) {
          std::string(memory::to_string(std::get<1>(info.param)));
 }
 
-/// Which part of the blocks; the numbers rotate through the generated cases.
-struct Rotation {
-  Part part;
-  TransferOptions options;
-};
-
-Rotation rotation(std::size_t number, PhysicalLayout const& layout) {
-  Rotation r{whole(layout), {}};
-  switch (number % 5) {
-    case 1: r.part.layers = {2, 3}; break;
-    case 2: r.part.layers = {1, 3}; break;
-    case 3:
-      r.part.src_heads = {1, 3};
-      r.part.dst_heads = {2, 4};
-      break;
-    case 4:
-      r.part.layers = {3, 4};
-      r.part.src_heads = r.part.dst_heads = {3, 4};
-      break;
-    default: return r;
-  }
-  r.options.layer_range = r.part.layers;
-  r.options.src_head_range = r.part.src_heads;
-  r.options.dst_head_range = r.part.dst_heads;
-  return r;
-}
-
 class TransferContract : public TransferTest, public ::testing::WithParamInterface<StoragePair> {
  protected:
   static constexpr std::array<std::uint64_t, 4> kWidths{1, 2, 4, 8};
