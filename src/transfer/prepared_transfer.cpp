@@ -28,19 +28,22 @@ std::string place(layout::PhysicalLayout const& layout) {
 }
 
 /// Options that a manager without these devices cannot honour are refused before anything moves.
-void check_streams(TransferContext const& context, TransferOptions const& options) {
-  auto const check = [&context](device::StreamPtr const& stream, char const* role) {
+void check_backends(TransferContext const& context, TransferOptions const& options) {
+  auto const check = [&context](device::Backend backend, char const* what) {
     auto const& devices = context.devices();
-    bool const known = std::any_of(devices.begin(), devices.end(), [&stream](auto const& device) {
-      return device->backend() == stream->backend();
+    bool const known = std::any_of(devices.begin(), devices.end(), [backend](auto const& device) {
+      return device->backend() == backend;
     });
     KVBM_EXPECTS(known, Unsupported,
-                 fmt::format("{} is a {} stream, but this manager has no such device", role,
-                             device::to_string(stream->backend())));
+                 fmt::format("{} is of the {} backend, but this manager has no such device", what,
+                             device::to_string(backend)));
   };
-  if (options.cuda_stream) { check(options.cuda_stream, "cuda_stream"); }
+  if (options.cuda_stream) { check(options.cuda_stream->backend(), "cuda_stream"); }
   for (auto const& stream : options.record_on) {
-    check(stream, "a stream of record_on");
+    check(stream->backend(), "a stream of record_on");
+  }
+  for (auto const& event : options.wait_for) {
+    check(event->backend(), "an event of wait_for");
   }
 }
 
@@ -143,7 +146,7 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
                                            Endpoint src, Endpoint dst,
                                            std::optional<ResolvedBounce> bounce,
                                            TransferOptions const& options) {
-  check_streams(*context, options);
+  check_backends(*context, options);
   auto pair = validate_pair(src.layout, dst.layout, options);
   if (bounce) {
     validate_bounce(bounce->endpoint.layout, bounce->block_ids);
