@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 IDS_FILE = ROOT / "tests" / "acceptance-ids.txt"
 
-PREFIX = re.compile(r"^(?:test_)?((?:[LMSVOTPNA][0-9]+_)+)", re.IGNORECASE)
+PREFIX = re.compile(r"^(?:test_)?((?:[LMSVOTPNAQK][0-9]+_)+)", re.IGNORECASE)
 
 
 @dataclass

@@ -265,7 +265,7 @@ TEST_F(AllWays, P14_BothDirectionsAtOnceInEveryWay) {
 }
 
 TEST_F(AllWays, P9_RoundTripOnAGpuOfContiguousAndLayerSeparateBlocks) {
-  if (!on_cuda()) { GTEST_SKIP() << "no GPU takes part"; }
+  if (!on_cuda()) { GTEST_SKIP() << "no CUDA device: these tests run on an emulated one"; }
   auto const config = small_config(4);
   for (auto const& shape : {contiguous(KvBlockLayout::OperationalNHD),
                             layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD)}) {
@@ -281,7 +281,7 @@ TEST_F(AllWays, P9_RoundTripOnAGpuOfContiguousAndLayerSeparateBlocks) {
 }
 
 TEST_F(AllWays, P3_DeviceMemoryOfAGpuToDiskWithoutABounceBuffer) {
-  if (!on_cuda()) { GTEST_SKIP() << "no GPU takes part"; }
+  if (!on_cuda()) { GTEST_SKIP() << "no CUDA device: these tests run on an emulated one"; }
   auto const config = small_config(16);
   auto const shape = contiguous(KvBlockLayout::OperationalNHD);
   auto const device = make(config, shape, StorageKind::Device);

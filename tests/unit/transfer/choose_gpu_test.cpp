@@ -54,7 +54,7 @@ constexpr LinkDirection kD2D = LinkDirection::DeviceToDevice;
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
 
-TEST(ChooseGpu, S1_LongRunsGoByCopyEngines) {
+TEST(ChooseGpu, S1_Q4_LongRunsGoByCopyEngines) {
   for (auto const direction : {kH2D, kD2H}) {
     for (std::uint64_t const run : {2 * kMiB, 16 * kMiB}) {
       EXPECT_EQ(choose(over(direction, run, run)).strategy, Strategy::DmaCopy)
@@ -72,7 +72,7 @@ TEST(ChooseGpu, S1_ShortRunsIntoLongPiecesOfTheHostGoThroughTheRing) {
   }
 }
 
-TEST(ChooseGpu, S1_ShortRunsAndShortPiecesOfTheHostGoByAKernel) {
+TEST(ChooseGpu, S1_Q4_ShortRunsAndShortPiecesOfTheHostGoByAKernel) {
   for (auto const direction : {kH2D, kD2H}) {
     for (std::uint64_t const run : {std::uint64_t{16}, std::uint64_t{256}, 2 * kKiB, 16 * kKiB}) {
       EXPECT_EQ(choose(over(direction, run, run)).strategy, Strategy::SmCopy)

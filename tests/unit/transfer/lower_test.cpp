@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "kvbm/core/error.hpp"
 #include "kvbm/layout/physical_layout.hpp"
 #include "kvbm/transfer/copy_plan.hpp"
 #include "kvbm/transfer/validate.hpp"
@@ -133,7 +134,7 @@ TEST(Lower, ContiguousPairOfOneFormatIsOneRun) {
   }
 }
 
-TEST(Lower, FormatsThatDifferOnlyInDimensionsOfOneElementAreOneRun) {
+TEST(Lower, Q7_FormatsThatDifferOnlyInDimensionsOfOneElementAreOneRun) {
   auto const config = config_of(2, 3, 1, 4, 1, 8, 2);  // one head, one outer: MLA
   auto const nhd = contiguous(config, KvBlockLayout::OperationalNHD);
   auto const hnd = contiguous(config, KvBlockLayout::OperationalHND);
@@ -166,7 +167,7 @@ TEST(Lower, PermutesKeepTheHeadDimensionAsRun) {
 
 // Random shapes, formats, kinds, ranges: the plan moves exactly the bytes that the address formula
 // names, each destination once, and the reverse plan is the inverse.
-TEST(Lower, PropertyPlansMoveExactlyWhatTheAddressFormulaNames) {
+TEST(Lower, Q5_Q7_PropertyPlansMoveExactlyWhatTheAddressFormulaNames) {
   constexpr unsigned kSeed = 20261124;
   std::mt19937 random(kSeed);
   auto const pick = [&random](std::uint64_t low, std::uint64_t high) {
@@ -214,6 +215,115 @@ TEST(Lower, PropertyPlansMoveExactlyWhatTheAddressFormulaNames) {
       EXPECT_EQ(found->second, to) << "the reverse plan is not the inverse";
     }
   }
+}
+
+/// Lengths of the pieces that are contiguous on both sides, over several blocks, by brute force.
+std::vector<std::uint64_t> joint_pieces(CopyPlan const& plan, std::vector<BlockId> const& blocks) {
+  std::map<ByteAddress, ByteAddress> moves;
+  for (BlockId const block : blocks) {
+    moves.merge(walk(plan, block, block));
+  }
+  std::vector<std::uint64_t> pieces;
+  ByteAddress last_dst{~0U, 0};
+  ByteAddress last_src{~0U, 0};
+  for (auto const& [dst, src] : moves) {
+    bool const follows = dst == ByteAddress{last_dst.first, last_dst.second + 1} &&
+                         src == ByteAddress{last_src.first, last_src.second + 1};
+    if (!follows) { pieces.push_back(0); }
+    ++pieces.back();
+    last_dst = dst;
+    last_src = src;
+  }
+  return pieces;
+}
+
+std::vector<BlockId> two_ranges() {
+  std::vector<BlockId> ids;
+  for (BlockId id = 0; id < 16; ++id) {
+    ids.push_back(id);
+  }
+  for (BlockId id = 32; id < 48; ++id) {
+    ids.push_back(id);
+  }
+  return ids;
+}
+
+TEST(Lower, Q1_LayerSeparateOnBothSidesIsOnePieceALayerAndRangeOfBlocks) {
+  auto const config = config_of(64, 4, 2, 2, 2, 4, 2);
+  auto const from = separate(config, BlockDimension::First, KvBlockLayout::OperationalNHD);
+  auto const to = separate(config, BlockDimension::First, KvBlockLayout::OperationalNHD);
+  auto const pieces = joint_pieces(lower(from, to, everything(from)), two_ranges());
+  EXPECT_EQ(pieces, std::vector<std::uint64_t>(8, 16 * 2 * config.chunk_bytes()));
+}
+
+TEST(Lower, Q1_LayerSeparateIntoContiguousIsOnePieceALayerAndBlock) {
+  auto const config = config_of(64, 4, 2, 2, 2, 4, 2);
+  auto const from = separate(config, BlockDimension::First, KvBlockLayout::OperationalNHD);
+  auto const to = contiguous(config, KvBlockLayout::OperationalNHD);
+  auto const pieces = joint_pieces(lower(from, to, everything(from)), two_ranges());
+  EXPECT_EQ(pieces, std::vector<std::uint64_t>(4 * 32, 2 * config.chunk_bytes()));
+}
+
+TEST(Lower, Q1_HeadsAndTokensSwappedAreOnePieceAHeadRow) {
+  auto const config = config_of(4, 2, 2, 16, 4, 8, 2);
+  auto const from = contiguous(config, KvBlockLayout::OperationalNHD);
+  auto const to = contiguous(config, KvBlockLayout::OperationalHND);
+  auto const plan = lower(from, to, everything(from));
+  EXPECT_EQ(plan.shape.run_bytes, 8U * 2U);
+  EXPECT_EQ(plan.runs_per_block(), 2U * 2U * 16U * 4U);
+}
+
+TEST(Lower, Q2_AddressOfAnElementIsTheOneComputedByHand) {
+  auto const config = config_of(8, 2, 2, 16, 8, 128, 2);
+  auto const from = separate(config, BlockDimension::First, KvBlockLayout::OperationalNHD);
+  auto const to = contiguous(config, KvBlockLayout::OperationalNHD);
+  // Layer 1, outer 1, page 5, head 2, element 10 of block 3: from the start of layer 1's region
+  // 3 * 65536 + 32768 + 5 * 2048 + 2 * 256 + 10 * 2.
+  auto const moves = walk(lower(from, to, everything(from)), 3, 0);
+  ByteAddress const in_block{0, 65536 + 32768 + 5 * 2048 + 2 * 256 + 10 * 2};
+  EXPECT_EQ(moves.at(in_block), (ByteAddress{1, 240148}));
+}
+
+TEST(Lower, Q2_BlocksAreRenumberedAndIdsBeyondTheLayoutRefused) {
+  auto const config = config_of(8, 2, 2, 2, 2, 4, 2);
+  auto const from = contiguous(config, KvBlockLayout::OperationalNHD);
+  auto const to = contiguous(config, KvBlockLayout::OperationalNHD);
+  auto const plan = lower(from, to, everything(from));
+  for (auto const& [src, dst] : {std::pair<BlockId, BlockId>{0, 5}, {2, 1}}) {
+    auto const moves = walk(plan, src, dst);
+    EXPECT_EQ(moves.begin()->first, (ByteAddress{0, dst * config.block_bytes()}));
+    EXPECT_EQ(moves.begin()->second, (ByteAddress{0, src * config.block_bytes()}));
+  }
+  auto const pair = validate_pair(from, to, {});
+  std::vector<BlockId> const src{0};
+  std::vector<BlockId> const dst{99};
+  EXPECT_THROW(validate_blocks(pair, src, dst), Error);
+}
+
+TEST(Lower, Q3_AShardOfTheHeadsIsOneRunATokenAtItsStripe) {
+  auto const shard = contiguous(config_of(2, 2, 2, 16, 4, 64, 2), KvBlockLayout::OperationalNHD);
+  auto const whole = contiguous(config_of(2, 2, 2, 16, 16, 64, 2), KvBlockLayout::OperationalNHD);
+  auto const plan = lower(shard, whole, {{0, 2}, {0, 4}, {4, 8}});  // rank 1 of 4
+  EXPECT_EQ(plan.shape.run_bytes, 512U);
+  EXPECT_EQ(plan.runs_per_block(), 2U * 2U * 16U);
+  EXPECT_EQ(plan.dst.segments.front().offset, 512U);
+  auto const moves = walk(plan, 0, 0);
+  for (std::uint64_t token = 0; token < 16; ++token) {
+    EXPECT_EQ(moves.at({0, token * 2048 + 512}), (ByteAddress{0, token * 512}));
+    EXPECT_FALSE(moves.contains({0, token * 2048 + 511}));
+    EXPECT_FALSE(moves.contains({0, token * 2048 + 1024}));
+  }
+}
+
+TEST(Lower, Q7_AnInnermostDimensionThatIsNotContiguousIsCopiedElementByElement) {
+  auto const config = config_of(2, 2, 2, 2, 2, 4, 2);
+  auto const apart = contiguous(
+      config, KvBlockLayout::Custom({BlockDim::HeadDim, BlockDim::Head, BlockDim::Layer,
+                                     BlockDim::Token, BlockDim::Outer}));
+  auto const nhd = contiguous(config, KvBlockLayout::OperationalNHD);
+  auto const plan = lower(apart, nhd, everything(nhd));
+  EXPECT_EQ(plan.shape.run_bytes, 2U);
+  EXPECT_EQ(walk(plan, 0, 1), oracle(apart, nhd, everything(nhd), 0, 1));
 }
 
 TEST(Lower, PlanSizeDoesNotDependOnTheNumberOfBlocks) {
