@@ -21,6 +21,8 @@ from pathlib import Path
 
 import kvbm_cpp as kvbm
 
+from backend import BackendError, make_backend
+
 STEPS = ("prefill", "onboard", "rank", "report")
 TP_RANKS = 3
 
@@ -45,6 +47,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the engine runs: cpu (numpy, an emulated device; default) or cuda (torch, "
+        "the KV cache in HBM)",
+    )
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="random weights of the same architecture instead of the model's file",
+    )
     parser.add_argument("step", nargs="?", choices=STEPS, help="run one step only, in --workdir")
     parser.add_argument("--rank", type=int, default=0, help="which rank the step 'rank' is")
     given = parser.parse_args(arguments)
@@ -72,6 +86,7 @@ def start(given: argparse.Namespace, folder: Path, *step: str) -> subprocess.Pop
     """Starts a step as a new process."""
     command = [sys.executable, str(Path(__file__).resolve()), *step, "--workdir", str(folder)]
     command += ["--tokens", str(given.tokens), "--generate", str(given.generate)]
+    command += ["--device", given.device, *(["--tiny"] if given.tiny else [])]
     return subprocess.Popen(command)
 
 
@@ -86,12 +101,13 @@ def run_step(given: argparse.Namespace) -> None:
     """Runs one step in this process."""
     import roles
 
+    backend = make_backend(given.device)
     if given.step == "prefill":
-        roles.prefill(given.workdir, given.tokens, given.generate)
+        roles.prefill(given.workdir, backend, given.tiny, given.tokens, given.generate)
     elif given.step == "onboard":
-        roles.onboard(given.workdir)
+        roles.onboard(given.workdir, backend, given.tiny)
     else:
-        roles.rank(given.workdir, given.rank, TP_RANKS)
+        roles.rank(given.workdir, backend, given.rank, TP_RANKS)
 
 
 def corrupt(folder: Path) -> None:
@@ -155,6 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.step:
             run_step(given)
             return 0
+        make_backend(given.device)  # what is missing is told before anything is made
         if given.workdir:
             given.workdir.mkdir(parents=True, exist_ok=True)
             folder = given.workdir
@@ -171,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
                 clean(folder)
             else:
                 shutil.rmtree(folder)
-    except (StepError, kvbm.Error, OSError, ValueError) as error:
+    except (StepError, BackendError, kvbm.Error, OSError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
 

@@ -6,12 +6,22 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from model import Floats, Ids, Model
+from model import Floats, Ids, ModelShape
 from paged_cache import BLOCK_TOKENS, PagedCache
+
+
+class LanguageModel(Protocol):
+    """Model or TorchModel: the engine only hands hidden states from one call to the other."""
+
+    shape: ModelShape
+
+    def forward(self, tokens: Ids, start: int, cache: Any) -> Any: ...
+    def logits(self, hidden: Any) -> Floats: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ def cacheable_tokens(prompt_tokens: int) -> int:
 class Engine:
     """Runs one sequence of a model over a paged cache, greedily."""
 
-    def __init__(self, model: Model, cache: PagedCache, *, chunk_tokens: int = 512):
+    def __init__(self, model: LanguageModel, cache: PagedCache, *, chunk_tokens: int = 512):
         """@param chunk_tokens  prompt tokens per forward pass, a multiple of 16"""
         if chunk_tokens < BLOCK_TOKENS or chunk_tokens % BLOCK_TOKENS:
             raise ValueError(
@@ -55,7 +65,7 @@ class Engine:
         self.cache = cache
         self.chunk_tokens = chunk_tokens
 
-    def prefill(self, tokens: ArrayLike, start: int) -> Floats:
+    def prefill(self, tokens: ArrayLike, start: int) -> Any:
         """Runs tokens at positions start, start + 1, ... and caches their K and V.
 
         Chunks end on multiples of chunk_tokens, so the cuts do not depend on where a call starts.

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
+from backend import Copies
 from tiers import Hop, repeat
 
 #: Requests under way at once; the best of them is the limit.
@@ -19,25 +18,19 @@ DISK_REQUESTS = (2, 8, 32)
 SECTOR = 4096
 
 
-def measure_copy(name: str, num_blocks: int, block_bytes: int, hop: Callable[[], object]) -> Hop:
-    """Times a hop in memory beside memcpy, by one thread and by one per CPU."""
+def measure_copy(
+    name: str,
+    num_blocks: int,
+    block_bytes: int,
+    hop: Callable[[], object],
+    plain: contextlib.AbstractContextManager[Copies],
+) -> Hop:
+    """Times a hop in memory beside plain copies of as many bytes."""
     num_bytes = num_blocks * block_bytes
-    source, target = np.ones(num_bytes, np.uint8), np.zeros(num_bytes, np.uint8)
-    cpus = len(os.sched_getaffinity(0))
-    counts = sorted({1, cpus})
-    with ThreadPoolExecutor(cpus) as pool:
-
-        def copy(threads: int) -> None:
-            pieces = zip(
-                np.array_split(target, threads), np.array_split(source, threads), strict=True
-            )
-            list(pool.map(lambda pair: np.copyto(*pair), pieces))
-
-        copy(cpus)  # starts the threads
-        seconds, *plain = repeat(hop, *(lambda n=n: copy(n) for n in counts))
-    best = min(range(len(counts)), key=plain.__getitem__)
-    how = f"memcpy, {counts[best]} thread{'s' if counts[best] > 1 else ''}"
-    return Hop(name, num_blocks, num_bytes, seconds, plain[best], how)
+    with plain as copies:
+        seconds, *limits = repeat(hop, *copies.values())
+    best = min(range(len(limits)), key=limits.__getitem__)
+    return Hop(name, num_blocks, num_bytes, seconds, limits[best], list(copies)[best])
 
 
 class PlainFile:

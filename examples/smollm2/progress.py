@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from engine import Engine
-from model import Floats, Ids, Model
+from engine import Engine, LanguageModel
+from model import Floats, Ids
 from paged_cache import PagedCache
 
 
@@ -29,12 +30,12 @@ class Progress:
 class TalkingEngine(Engine):
     """An Engine that reports every chunk of a prefill and every eighth generated token."""
 
-    def __init__(self, model: Model, cache: PagedCache, progress: Progress):
+    def __init__(self, model: LanguageModel, cache: PagedCache, progress: Progress):
         super().__init__(model, cache)
         self._progress = progress
         self._decoded = 0
 
-    def prefill(self, tokens: ArrayLike, start: int) -> Floats:
+    def prefill(self, tokens: ArrayLike, start: int) -> Any:
         """As Engine.prefill, chunk by chunk on the same grid."""
         ids: Ids = np.asarray(tokens, dtype=np.int64)
         first, end = start, start + len(ids)

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokenizer import Tokenizer
+import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "\n\nIn one paragraph: what is this project for?"
@@ -39,3 +43,11 @@ def make_prompt(tokenizer: Tokenizer, num_tokens: int) -> list[int]:
     raise ValueError(
         f"--tokens is {num_tokens}, the documents of the repository have only {len(text)} tokens"
     )
+
+
+def random_prompt(vocab_size: int, num_tokens: int) -> list[int]:
+    """Token ids for random weights, which have no words."""
+    if num_tokens < 1:
+        raise ValueError(f"--tokens is {num_tokens}, must be at least 1")
+    ids = np.random.default_rng(num_tokens).integers(0, vocab_size, num_tokens)
+    return [int(token) for token in ids]

@@ -136,6 +136,8 @@ def summary(before: Results, after: Results, checks: list[Check]) -> Results:
             }
         )
     return {
+        "model": before["model"],
+        "device": before["device"],
         "prompt_tokens": len(before["prompt"]),
         "generated_tokens": len(before["tokens"]),
         "text": before["text"],
@@ -205,10 +207,10 @@ def table(result: Results) -> str:
         checks.append([check["name"], "ok" if check["passed"] else "DIFFERS", check["detail"]])
     return "\n".join(
         [
-            f"SmolLM2-135M-Instruct: {result['prompt_tokens']} prompt tokens, "
+            f"{result['model']}: {result['prompt_tokens']} prompt tokens, "
             f"{result['generated_tokens']} generated; {result['blocks']} blocks of "
             f"{BLOCK_TOKENS} tokens, {total:.1f} MiB of K and V",
-            f"G1 device (paged, NHD), G2 pinned, G3 disk ({result['disk']}); "
+            f"G1 {result['device']} (paged, NHD), G2 pinned, G3 disk ({result['disk']}); "
             f"hops and limits: best of {REPEATS}",
             "",
             *_rows(hops, {2, 3, 4, 5, 6, 7}),
@@ -219,8 +221,11 @@ def table(result: Results) -> str:
             "",
             *_rows(checks, set()),
             "",
-            "the model says: " + " ".join(result["text"].split()),
-            "",
+            *(
+                ["the model says: " + " ".join(result["text"].split()), ""]
+                if result["text"]
+                else []
+            ),
             "everything is equal" if result["passed"] else "SOMETHING DIFFERS: see above",
         ]
     )

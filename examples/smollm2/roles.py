@@ -20,13 +20,13 @@ import kvbm_cpp as kvbm
 import numpy as np
 
 import tiers
+from backend import MODEL_NAME, TINY, Backend, load_model
 from engine import cacheable_tokens
 from limits import measure_copy, measure_disk
-from model import Model, open_gguf
+from model import open_gguf
 from paged_cache import BLOCK_TOKENS, PagedCache
 from progress import Progress, TalkingEngine
-from prompt import make_prompt
-from tokenizer import Tokenizer
+from prompt import make_prompt, random_prompt
 
 Results = dict[str, Any]
 
@@ -46,11 +46,6 @@ def read_results(folder: Path, role: str) -> Results:
         raise FileNotFoundError(f"{path} does not exist: run the step '{role}' first")
     results: Results = json.loads(path.read_text())
     return results
-
-
-def new_manager() -> kvbm.TransferManager:
-    """One emulated device, large enough for the engine's cache."""
-    return kvbm.TransferManager(host_devices=1, host_device_bytes=2 << 30)
 
 
 def head_checksums(cache: PagedCache, num_blocks: int) -> list[list[str]]:
@@ -74,20 +69,28 @@ def checksums(
     return [str(checksum) for checksum in manager.block_checksums(handle, blocks)]
 
 
-def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
+def prefill(
+    folder: Path, backend: Backend, tiny: bool, num_tokens: int, num_generated: int
+) -> None:
     """Steps (a) to (c): prefill and generate, offload every full block, wipe."""
     progress = Progress("prefill")
     progress.say("loading the model")
-    reader = open_gguf()
-    tokenizer = Tokenizer.load(reader)
-    prompt = make_prompt(tokenizer, num_tokens)
-    model = Model.load(reader)
+    reader = tokenizer = None
+    if tiny:
+        prompt = random_prompt(TINY.vocab_size, num_tokens)
+    else:
+        from tokenizer import Tokenizer
+
+        reader = open_gguf()
+        tokenizer = Tokenizer.load(reader)
+        prompt = make_prompt(tokenizer, num_tokens)
+    model = backend.place(load_model(tiny, reader))
     shape = model.shape
     num_blocks = len(prompt) // BLOCK_TOKENS
     cache_blocks = (len(prompt) + num_generated) // BLOCK_TOKENS + 1
-    manager = new_manager()
-    cache = tiers.engine_cache(
-        manager.device(0),
+    manager = backend.new_manager()
+    cache = backend.engine_cache(
+        manager,
         shape.num_layers,
         shape.num_kv_heads,
         shape.head_dim,
@@ -112,6 +115,7 @@ def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
         num_blocks,
         config.block_bytes,
         lambda: tiers.move(manager, g1, physical, g2, logical),
+        backend.plain_copies(num_blocks * config.block_bytes, to_host=True),
     )
     progress.say(f"offloaded {num_blocks} blocks to pinned memory")
     to_disk = measure_disk(
@@ -144,9 +148,11 @@ def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
         "prefill",
         {
             "pid": os.getpid(),
+            "model": "random weights" if tiny else MODEL_NAME,
+            "device": backend.name,
             "prompt": prompt,
             "tokens": generation.tokens,
-            "text": tokenizer.decode(generation.tokens, skip_special=True),
+            "text": tokenizer.decode(generation.tokens, skip_special=True) if tokenizer else "",
             "first_logits": str(kvbm.checksum_bytes(generation.first_logits)),
             "time_to_first_token": generation.time_to_first_token,
             "prefilled_tokens": generation.prefilled_tokens,
@@ -166,18 +172,18 @@ def prefill(folder: Path, num_tokens: int, num_generated: int) -> None:
     )
 
 
-def onboard(folder: Path) -> None:
+def onboard(folder: Path, backend: Backend, tiny: bool) -> None:
     """Step (d), and (g) where the store was damaged: onboard and generate again."""
     progress = Progress("onboard")
     before = read_results(folder, "prefill")
     progress.say("loading the model")
-    model = Model.load(open_gguf())
+    model = backend.place(load_model(tiny))
     shape = model.shape
     num_blocks = before["blocks"]
     config = tiers.block_config(num_blocks, shape.num_layers, shape.num_kv_heads, shape.head_dim)
-    manager = new_manager()
-    cache = tiers.engine_cache(
-        manager.device(0),
+    manager = backend.new_manager()
+    cache = backend.engine_cache(
+        manager,
         shape.num_layers,
         shape.num_kv_heads,
         shape.head_dim,
@@ -224,6 +230,7 @@ def onboard(folder: Path) -> None:
         len(good),
         config.block_bytes,
         lambda: tiers.move(manager, g2, good, g1, physical),
+        backend.plain_copies(len(good) * config.block_bytes, to_host=False),
     )
     progress.say("measured the hops beside plain copies and plain disk I/O")
 
@@ -245,7 +252,7 @@ def onboard(folder: Path) -> None:
     )
 
 
-def rank(folder: Path, index: int, num_ranks: int) -> None:
+def rank(folder: Path, backend: Backend, index: int, num_ranks: int) -> None:
     """Step (f): one tensor-parallel rank onboards its KV heads straight from the store."""
     progress = Progress(f"rank {index}")
     before = read_results(folder, "prefill")
@@ -256,9 +263,9 @@ def rank(folder: Path, index: int, num_ranks: int) -> None:
         )
     heads = shape["num_kv_heads"] // num_ranks
     num_blocks = before["blocks"]
-    manager = new_manager()
-    cache = tiers.engine_cache(
-        manager.device(0),
+    manager = backend.new_manager()
+    cache = backend.engine_cache(
+        manager,
         shape["num_layers"],
         heads,
         shape["head_dim"],

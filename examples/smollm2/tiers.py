@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three tiers of the demo as kvbm layouts, and timed hops between them.
 
-G1  host-device memory, the engine's paged tensors: one a layer, block second, NHD
+G1  device memory (emulated, or HBM), the engine's paged tensors: one a layer, block second, NHD
 G2  pinned memory, fully contiguous, UniversalTP
 G3  a file, fully contiguous, UniversalTP
 """
@@ -50,25 +50,6 @@ def block_config(
         inner_dim=num_kv_heads * head_dim,
         num_heads=num_kv_heads,
         dtype_width_bytes=np.dtype(np.float32).itemsize,
-    )
-
-
-def engine_cache(
-    device: kvbm.Device,
-    num_layers: int,
-    num_kv_heads: int,
-    head_dim: int,
-    num_blocks: int,
-    shuffle_seed: int,
-) -> PagedCache:
-    """A paged cache in device memory; the block table is shuffled by the seed."""
-    return PagedCache(
-        num_layers,
-        num_kv_heads,
-        head_dim,
-        num_blocks,
-        allocate=lambda shape, dtype: device.empty(shape, dtype),
-        shuffle_seed=shuffle_seed,
     )
 
 

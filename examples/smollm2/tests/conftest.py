@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads the model once per run; the modules under test are siblings of this folder."""
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +15,12 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gguf import GGUFReader
-
 from model import Model, open_gguf
-from tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+    from tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +35,6 @@ def model(reader: GGUFReader) -> Model:
 
 @pytest.fixture(scope="session")
 def tokenizer(reader: GGUFReader) -> Tokenizer:
+    from tokenizer import Tokenizer
+
     return Tokenizer.load(reader)

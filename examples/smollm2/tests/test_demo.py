@@ -18,6 +18,7 @@ import pytest
 import demo
 import report
 import tiers
+from backend import HostBackend
 
 DEMO = Path(demo.__file__)
 SHORT = ["--tokens", "150", "--generate", "6"]
@@ -232,7 +233,7 @@ def test_one_bit_in_g1_is_seen_by_its_checksum(kept: Path) -> None:
     with kvbm.TransferManager(host_devices=1, host_device_bytes=1 << 28) as manager:
         shape = before["shape"]
         sizes = (shape["num_layers"], shape["num_kv_heads"], shape["head_dim"])
-        cache = tiers.engine_cache(manager.device(0), *sizes, before["cache_blocks"], 9)
+        cache = HostBackend().engine_cache(manager, *sizes, before["cache_blocks"], 9)
         g1, g3 = tiers.register_cache(manager, cache), tiers.open_store(manager, kept)
         physical = cache.physical_blocks(range(BLOCKS))
         assert tiers.move(manager, g3, range(BLOCKS), g1, physical) == []
