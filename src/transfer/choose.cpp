@@ -134,6 +134,9 @@ Estimate staged_dma(ChoiceInput const& input) {
   if (device.direction == LinkDirection::DeviceToDevice) {
     return refuse(kStrategy, "both sides are device memory: a kernel needs no ring");
   }
+  if (input.capturing && !device.emulated) {
+    return refuse(kStrategy, "the ring's memory cannot be taken while a graph is captured");
+  }
   auto const& link = costs_of(input).gpu[device.direction];
   double const bytes = total_bytes(input);
   double const piece = bytes / static_cast<double>(device.num_staged_dma);
@@ -276,7 +279,7 @@ unsigned choose_max_ctas(Strategy strategy, LinkDirection direction, Spare spare
   } else if (strategy == Strategy::SmCopy && direction != LinkDirection::DeviceToDevice) {
     ctas = 16;
   } else if (strategy == Strategy::SmCopy && spare == Spare::SpareSms) {
-    ctas = 16;
+    ctas = 32;
   }
   if (!max_sms) { return ctas; }
   return ctas == 0 ? *max_sms : std::min(ctas, *max_sms);

@@ -155,7 +155,8 @@ void DeviceCopy::enqueue(TransferContext::Impl& context, device::StreamPtr const
                               direct_.dst_block_stride,    src_blocks.size(),
                               src_blocks.data(),           dst_blocks.data()};
   if (way.strategy == Strategy::SmCopy) {
-    enqueue_kernel_copy(*stream, direct_.shape, boxes, way.max_ctas);
+    bool const over_link = direction() != LinkDirection::DeviceToDevice;
+    enqueue_kernel_copy(*stream, direct_.shape, boxes, way.max_ctas, over_link);
   } else {
     enqueue_dma(*stream, direct_.shape, boxes);
   }
@@ -213,7 +214,7 @@ void DeviceCopy::enqueue_staged(TransferContext::Impl& context, device::StreamPt
                           boxes(image_of_device, device_segments_, image.device.block_stride,
                                 ids.subspan(first, count), image_blocks, image.block_bytes,
                                 !to_host),
-                          max_ctas);
+                          max_ctas, true);
     };
     auto const dma = [&](device::Stream& on, std::span<BlockId const> ids) {
       enqueue_dma(on, image.host.shape,

@@ -55,12 +55,13 @@ void check_status(kvbm_status status, char const* what) {
 }
 
 void enqueue_kernel_copy(device::Stream& stream, kvbm_copy_template const& shape,
-                         kvbm_copy_boxes const& boxes, unsigned max_ctas) {
+                         kvbm_copy_boxes const& boxes, unsigned max_ctas, bool light) {
   if (stream.backend() == device::Backend::Host) {
     enqueue_emulated(stream, shape, boxes);
     return;
   }
-  kvbm_cuda_launch const launch{stream.native_handle(), max_ctas, KVBM_CUDA_WAY_AUTO};
+  kvbm_cuda_launch const launch{stream.native_handle(), max_ctas, KVBM_CUDA_WAY_AUTO,
+                                light ? 1U : 0U};
   check_status(kvbm_cuda_strided_copy(&shape, &boxes, &launch), "starting a copy kernel");
 }
 
