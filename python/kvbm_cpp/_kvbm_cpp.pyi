@@ -1246,6 +1246,17 @@ class CostModel:
     @gpu.setter
     def gpu(self, arg: GpuCosts, /) -> None: ...
 
+    @staticmethod
+    def load(device: Device) -> CostModel | None:
+        """
+        The costs that `kvbm tune` or save() kept for this device with this driver. A manager on a GPU takes them by itself where it is given no cost_model.
+        """
+
+    def save(self, device: Device) -> str:
+        """
+        Keeps them for later processes; returns the file, below XDG_CACHE_HOME or ~/.cache.
+        """
+
 class Strategy(enum.Enum):
     """The ways to execute a plan."""
 

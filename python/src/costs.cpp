@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common.hpp"
 
+#include "kvbm/transfer/cost_store.hpp"
+
 #include <nanobind/operators.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -91,7 +93,32 @@ void bind_costs(nb::module_& m) {
       .def_rw("disk_write_rate", &CostModel::disk_write_rate)
       .def_rw("stream_latency", &CostModel::stream_latency)
       .def_rw("disk_latency", &CostModel::disk_latency)
-      .def_rw("gpu", &CostModel::gpu);
+      .def_rw("gpu", &CostModel::gpu)
+      .def_static(
+          "load",
+          [](PyDevice const& device) -> nb::object {
+            std::optional<CostModel> costs;
+            {
+              GilRelease const unlocked;
+              costs = transfer::load_cost_model((*device)->properties());
+            }
+            return costs ? nb::cast(*costs) : nb::none();
+          },
+          nb::sig("def load(device: Device) -> CostModel | None"), nb::arg("device"),
+          "The costs that `kvbm tune` or save() kept for this device with this driver. A manager "
+          "on a GPU takes them by itself where it is given no cost_model.")
+      .def(
+          "save",
+          [](CostModel const& self, PyDevice const& device) {
+            std::filesystem::path path;
+            {
+              GilRelease const unlocked;
+              path = transfer::save_cost_model((*device)->properties(), self);
+            }
+            return to_str(path.native());
+          },
+          nb::sig("def save(self, device: Device) -> str"), nb::arg("device"),
+          "Keeps them for later processes; returns the file, below XDG_CACHE_HOME or ~/.cache.");
 }
 
 }  // namespace kvbm::python

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,6 +247,26 @@ def test_costs_of_a_gpu_can_be_read_and_written() -> None:
         cost_model=costs, host_device_bytes=1 << 20, cuda_pool_reserve_size=0
     ) as manager:
         assert manager.handles() == []
+
+
+def test_costs_are_kept_for_later_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    device = kvbm.make_host_device()
+    assert kvbm.CostModel.load(device) is None
+    costs = kvbm.CostModel()
+    costs.host_copy_rate = 5e9
+    costs.gpu.d2h.sm.latency = 3e-6
+    path = costs.save(device)
+    assert Path(path).is_relative_to(tmp_path)
+    kept = kvbm.CostModel.load(device)
+    assert kept is not None
+    assert kept.host_copy_rate == 5e9
+    assert kept.gpu == costs.gpu
+    costs.gpu.d2h.sm.rates = []
+    with pytest.raises(kvbm.InvalidArgumentError):
+        costs.save(device)
 
 
 def test_import_starts_nothing_of_cuda() -> None:
