@@ -28,7 +28,7 @@ SYSTEM_LIBRARY = re.compile(
     r"^(ld-linux.*|linux-vdso|lib(c|m|dl|rt|pthread|util|resolv|stdc\+\+|gcc_s))\.so"
 )
 # Read by tests through KVBM_TEST_SOURCE_DIR and by pytest.
-SOURCE_FOLDERS = ["tests/golden", "tests/fuzz", "tests/cli", "python/tests"]
+SOURCE_FOLDERS = ["tests/golden", "tests/fuzz", "tests/cli", "python/tests", "examples"]
 # pytest and what it imports: pure Python, so those of our virtual environment serve.
 PYTEST_PACKAGES = ["_pytest", "iniconfig", "packaging", "pluggy", "pygments", "pytest"]
 # Variables of the tests that name places here, or are for sanitizers.
@@ -56,6 +56,9 @@ def pack_tests(build: Path, stage: Path) -> list[dict]:
     """Copies the executables of ctest's entries; returns what `run` has to know of them."""
     suites = []
     for entry in ctest_entries(build):
+        if "command" not in entry:
+            print(f"gpu-pack: {entry['name']} is not built: left out", file=sys.stderr)
+            continue
         program = Path(entry["command"][0])
         if not program.is_relative_to(build) or not program.is_file() or not is_elf(program):
             continue  # cmake scripts that compile something

@@ -177,6 +177,7 @@ def test_torch_mla_tensors(cuda_manager: kvbm.TransferManager, torch: Any) -> No
 def test_cupy_arrays_and_raw_addresses(cuda_manager: kvbm.TransferManager, cupy: Any) -> None:
     cache = random_cache()
     arrays = [cupy.asarray(tensor) for tensor in cache]
+    cupy.cuda.Device().synchronize()
     info = kvbm.TensorInfo.of(arrays[0])
     assert (info.dtype, info.device_id, info.on_device) == ("uint16", 0, True)
     by_array = kvbm.layout_from_tensors(cuda_manager, arrays, EngineDims.FLASH_ATTN)

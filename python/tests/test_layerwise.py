@@ -15,6 +15,8 @@ from support import require_cuda_module
 
 import kvbm_cpp as kvbm
 
+pytestmark = pytest.mark.filterwarnings("default")
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "layerwise.py"
 
 
