@@ -143,7 +143,8 @@ transfer::GpuCosts measure_gpu(GpuLab& lab, TuneOptions const& options) {
   transfer::GpuCosts costs;
   auto const gather_ctas = transfer::choose_max_ctas(
       Strategy::StagedDma, LinkDirection::DeviceToHost, transfer::Spare::Fastest, std::nullopt);
-  auto gather = tuner.path(LinkDirection::DeviceToDevice, Strategy::SmCopy, kernel, gather_ctas);
+  auto gather = tuner.path(LinkDirection::DeviceToDevice, Strategy::SmCopy, kernel,
+                           lab.emulated() ? 0 : gather_ctas);
   for (auto const direction : {LinkDirection::DeviceToHost, LinkDirection::HostToDevice,
                                LinkDirection::DeviceToDevice}) {
     auto& link = costs[direction];
