@@ -18,7 +18,13 @@ bool wants_cuda() {
 
 std::string missing_device() {
   if (!wants_cuda()) { return {}; }
-  static std::string const reason = device::cuda_unavailable_reason();
+  // Tests hold streams. What else goes on meanwhile must not share a hardware queue with them, nor
+  // be a kernel's first launch, whose loading may wait for all streams. Read when CUDA starts.
+  static std::string const reason = [] {
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    return device::cuda_unavailable_reason();
+  }();
   return reason.empty() ? std::string{} : "no CUDA device: " + reason;
 }
 
