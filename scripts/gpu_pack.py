@@ -70,12 +70,16 @@ def pack_tests(build: Path, stage: Path) -> list[dict]:
                 "program": f"tests/{program.name}",
                 "arguments": entry["command"][1:],
                 "environment": [item for item in environment if not OF_THIS_BUILD.match(item)],
+                # Examples are programs that end with a status, everything else writes results.
+                "writes_results": any(item.startswith("GTEST_OUTPUT=") for item in environment),
+                "skip_status": properties.get("SKIP_RETURN_CODE"),
                 "labels": properties.get("LABELS", []),
                 "timeout": properties.get("TIMEOUT", 300.0),
                 "serial": bool(properties.get("RUN_SERIAL", False)),
             }
         )
-        strip_into(program, stage / "tests" / program.name)
+        if not (stage / "tests" / program.name).exists():
+            strip_into(program, stage / "tests" / program.name)
     return suites
 
 
@@ -98,7 +102,9 @@ def pack_python(tree: Path, stage: Path) -> str:
         ROOT / "python/kvbm_cpp", package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
     )
     strip_into(extension, package / extension.name)
+    (stage / "pytest").mkdir()
     for folder in (ROOT / "build/venv/lib").glob("python3*/site-packages"):
+        shutil.copy(folder / "py.py", stage / "pytest/py.py")
         for name in PYTEST_PACKAGES:
             if (folder / name).is_dir():
                 shutil.copytree(
