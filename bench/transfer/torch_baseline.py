@@ -14,7 +14,8 @@ import argparse
 import json
 import sys
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 WORKLOADS = {  # layers, outer, tokens, heads, head_dim
     "llama3-8b": (32, 2, 16, 8, 128),
@@ -52,7 +53,9 @@ def measure(torch: Any, name: str, mib: int, repeat: int) -> list[dict[str, Any]
     universal = torch.empty((blocks, heads, layers, outer, tokens, head_dim), **pinned)
     rows: list[dict[str, Any]] = []
 
-    def add(direction: str, far_side: str, way: str, run: Callable[[], None], share: int = 1) -> None:
+    def add(
+        direction: str, far_side: str, way: str, run: Callable[[], None], share: int = 1
+    ) -> None:
         seconds = median_seconds(torch, run, repeat if share == 1 else 1)
         rows.append(
             {

@@ -188,10 +188,11 @@ void print(DemoOptions const& options, Offloaded const& offloaded, nlohmann::jso
 /// Takes a GPU where there is one and nothing else is asked for.
 void choose_device(DemoOptions& options) {
   KVBM_EXPECTS(options.device == "auto" || options.device == "host" || options.device == "cuda",
-               InvalidArgument,
-               fmt::format("--device {}: say auto, host or cuda", options.device));
+               InvalidArgument, fmt::format("--device {}: say auto, host or cuda", options.device));
   auto const why = device::cuda_unavailable_reason();
-  if (options.device == "cuda" && !why.empty()) { throw UnsupportedError("no CUDA device: " + why); }
+  if (options.device == "cuda" && !why.empty()) {
+    throw UnsupportedError("no CUDA device: " + why);
+  }
   options.plan.gpu = options.device != "host" && why.empty();
   options.device_name = options.plan.gpu ? device::make_cuda_device(0)->name()
                         : why.empty()    ? std::string("emulated, as asked for")
@@ -261,8 +262,9 @@ void add_demo(Commands& commands) {
   verb.add_option("--rounds", options->plan.rounds, "how often hops and limits are measured")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  verb.add_option("--device", options->device,
-                  "where G1 lies: cuda (a GPU), host (emulated devices), auto: a GPU if there is one")
+  verb.add_option(
+          "--device", options->device,
+          "where G1 lies: cuda (a GPU), host (emulated devices), auto: a GPU if there is one")
       ->capture_default_str();
   verb.add_flag("--corrupt", options->plan.corrupt,
                 "flip one bit of the stored file: that block must be refused and named, the others "

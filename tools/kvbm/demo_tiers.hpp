@@ -37,7 +37,8 @@ struct Hop {
 void to_json(nlohmann::json& json, Hop const& hop);
 void from_json(nlohmann::json const& json, Hop& hop);
 
-/// A manager with a device for each rank (a GPU is shared by all), and what the limits are measured with.
+/// A manager with a device for each rank (a GPU is shared by all), and what the limits are measured
+/// with.
 class DemoTiers {
  public:
   explicit DemoTiers(DemoPlan const& plan);
@@ -56,7 +57,8 @@ class DemoTiers {
   void wipe(layout::LayoutHandle handle);
 
   /// Moves `ids` of src to the same ids of dst, `rounds` times in turns with the limit.
-  /// @param disk  compare with raw disk I/O ("write" or "read"), else with a STREAM-style copy, of a
+  /// @param disk  compare with raw disk I/O ("write" or "read"), else with a STREAM-style copy, of
+  /// a
   ///              GPU with one contiguous copy over its link
   Hop measure(std::string const& name, layout::LayoutHandle src, layout::LayoutHandle dst,
               std::vector<BlockId> const& ids, std::string const& disk = {});

@@ -175,7 +175,9 @@ std::vector<Check> check_folder(std::filesystem::path const& folder, std::uint64
 Check check_link(device::Device const& gpu, device::DeviceProperties const& properties,
                  std::string const& suffix) {
   auto const link = read_pci_link(properties.pci_address);
-  Check check{"pcie" + suffix, fmt::format("PCIe of GPU {}", gpu.id()), Health::Ok,
+  Check check{"pcie" + suffix,
+              fmt::format("PCIe of GPU {}", gpu.id()),
+              Health::Ok,
               fmt::format("{}, at most {}", to_string(link.speed, link.width),
                           to_string(link.max_speed, link.max_width)),
               {}};
@@ -195,8 +197,11 @@ Check check_link(device::Device const& gpu, device::DeviceProperties const& prop
 
 Check check_gpu_numa(device::Device const& gpu, std::string const& suffix) {
   int const node = gpu.numa_node();
-  Check check{"gpu_numa" + suffix, fmt::format("NUMA node of GPU {}", gpu.id()), Health::Ok,
-              node < 0 ? std::string("unknown") : fmt::format("{}", node), {}};
+  Check check{"gpu_numa" + suffix,
+              fmt::format("NUMA node of GPU {}", gpu.id()),
+              Health::Ok,
+              node < 0 ? std::string("unknown") : fmt::format("{}", node),
+              {}};
   if (node < 0 && memory::num_numa_nodes() > 1) {
     check.health = Health::Warn;
     check.advice = "pinned memory cannot be placed near it: pass the topology through to the guest";
@@ -214,14 +219,16 @@ void check_cuda_devices(std::vector<Check>& checks) {
   if (gpus.empty()) { return; }
   auto const first = gpus.front()->properties();
   bool const batch = kvbm_cuda_has_memcpy_batch() != 0;
-  checks.push_back({"cuda_versions", "CUDA versions", Health::Ok,
+  checks.push_back({"cuda_versions",
+                    "CUDA versions",
+                    Health::Ok,
                     fmt::format("driver {}, runtime {}", cuda_version_text(first.driver_version),
                                 cuda_version_text(first.runtime_version)),
                     {}});
-  checks.push_back({"batch_api", "cudaMemcpyBatchAsync", batch ? Health::Ok : Health::Warn,
-                    batch ? "present" : "missing: copies are submitted one by one",
-                    batch ? std::string{}
-                          : std::string("install a driver for CUDA 12.9 or newer")});
+  checks.push_back(
+      {"batch_api", "cudaMemcpyBatchAsync", batch ? Health::Ok : Health::Warn,
+       batch ? "present" : "missing: copies are submitted one by one",
+       batch ? std::string{} : std::string("install a driver for CUDA 12.9 or newer")});
   for (auto const& gpu : gpus) {
     auto const suffix = gpus.size() == 1 ? std::string{} : fmt::format("_{}", gpu->id());
     auto const properties = gpu->properties();

@@ -70,9 +70,7 @@ transfer::TransferOptions make_options(ExplainOptions const& flags,
   }
   if (flags.spare_cpu) { builder.spare(transfer::Spare::SpareCpu); }
   if (flags.spare_sms) { builder.spare(transfer::Spare::SpareSms); }
-  if (!flags.strategy.empty()) {
-    builder.strategy(transfer::strategy_from_string(flags.strategy));
-  }
+  if (!flags.strategy.empty()) { builder.strategy(transfer::strategy_from_string(flags.strategy)); }
   if (flags.bounce) {
     auto const handle = manager.register_layout(
         make_layout(manager, config.with_num_blocks(2), side_of_tier("g2")));
@@ -107,8 +105,8 @@ nlohmann::json to_json(transfer::TransferExplanation const& explanation) {
             {"bytes_per_block", plan.bytes_per_block}}}};
 }
 
-/// What a GPU would do where there is none: the choice is taken again as if the emulated device were
-/// one, with the costs of an H200.
+/// What a GPU would do where there is none: the choice is taken again as if the emulated device
+/// were one, with the costs of an H200.
 /// @param explain_forced  explains the same transfer with a strategy forced
 template <typename ExplainForced>
 void imagine_gpu(transfer::TransferExplanation& explanation, ExplainForced&& explain_forced) {

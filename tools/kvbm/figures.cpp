@@ -137,7 +137,8 @@ void add_figures(Commands& commands, CLI::App& bench) {
       ->check(CLI::PositiveNumber)
       ->needs(gpu)
       ->capture_default_str();
-  verb.add_option("--save", options->gpu_save, "with --gpu: file for the JSON document")->needs(gpu);
+  verb.add_option("--save", options->gpu_save, "with --gpu: file for the JSON document")
+      ->needs(gpu);
   verb.add_option("--cublas", options->cublas, "with --gpu: libcublas for the GEMM loops")
       ->needs(gpu);
   options->output.add_to(verb, true);

@@ -21,7 +21,7 @@ struct GpuBenchOptions {
   std::uint64_t mib = 256;
   std::uint64_t area_mib = 1536;
   std::size_t repeat = 7;
-  std::vector<std::string> sections{"rates", "model",    "latency", "submit",
+  std::vector<std::string> sections{"rates",   "model",    "latency", "submit",
                                     "permute", "pageable", "sweep",   "grid"};
   std::string only;  ///< cases whose name contains it
   std::string cublas;

@@ -17,7 +17,7 @@ using transfer::Spare;
 using transfer::Strategy;
 
 /// A way that the chooser thinks this many times slower than the best is not worth its time.
-constexpr double kHopeless = 40;
+constexpr double kHopeless = 8;
 constexpr std::size_t kMaxLoopPieces = 4096;
 constexpr std::size_t kMaxBatchPieces = 16384;
 constexpr std::size_t kMaxKernelPieces = std::size_t{1} << 20U;
@@ -37,6 +37,9 @@ Side far_side(GpuCase const& what) {
   return side;
 }
 
+/// The smallest of the areas that a route takes.
+Area room_of(GpuRoute route) { return route == GpuRoute::D2D ? Area::Device0 : Area::Host0; }
+
 /// One direction of a case: two layouts and the blocks to move.
 struct Leg {
   LinkDirection direction;
@@ -53,7 +56,9 @@ class Legs {
  public:
   Legs(GpuLab& lab, GpuCase const& what, GpuCaseOptions const& options) : lab_(lab) {
     auto config = make_config(what.shape, 2 * what.blocks, 1);
-    bool const wide = lab.fits(config, near_side(what)) && lab.fits(config, far_side(what));
+    auto const room = room_of(what.route);
+    bool const wide =
+        lab.fits(config, near_side(what), room) && lab.fits(config, far_side(what), room);
     if (!wide) { config = make_config(what.shape, what.blocks, 1); }
     auto const add = [&](LinkDirection direction, Area from, Side const& src, Area to,
                          Side const& dst) {
@@ -116,8 +121,8 @@ class KvbmWay {
     double most = 0;
     for (std::size_t i = 0; i < prepared_.size(); ++i) {
       auto const& leg = legs_.all()[i];
-      most = std::max(
-          most, prepared_[i].explain(leg.src_ids, leg.dst_ids).decision.estimated_seconds);
+      most =
+          std::max(most, prepared_[i].explain(leg.src_ids, leg.dst_ids).decision.estimated_seconds);
     }
     return most;
   }
@@ -125,8 +130,8 @@ class KvbmWay {
     std::string names;
     for (std::size_t i = 0; i < prepared_.size(); ++i) {
       auto const& leg = legs_.all()[i];
-      auto const name = std::string(transfer::to_string(
-          prepared_[i].explain(leg.src_ids, leg.dst_ids).decision.strategy));
+      auto const name = std::string(
+          transfer::to_string(prepared_[i].explain(leg.src_ids, leg.dst_ids).decision.strategy));
       if (names != name) { names += (names.empty() ? "" : "+") + name; }
     }
     return names;
@@ -141,10 +146,9 @@ class KvbmWay {
     double const submit = seconds([&] {
       for (std::size_t i = 0; i < prepared_.size(); ++i) {
         auto const& leg = legs_.all()[i];
-        notifications[i] =
-            fresh ? lab_.manager().execute_transfer(leg.src, leg.src_ids, leg.dst, leg.dst_ids,
-                                                    options_)
-                  : prepared_[i].submit(leg.src_ids, leg.dst_ids);
+        notifications[i] = fresh ? lab_.manager().execute_transfer(leg.src, leg.src_ids, leg.dst,
+                                                                   leg.dst_ids, options_)
+                                 : prepared_[i].submit(leg.src_ids, leg.dst_ids);
       }
     });
     for (auto const& notification : notifications) {
@@ -245,8 +249,7 @@ void add_baselines(GpuLab& lab, Leg const& leg, transfer::CopyPlan const& plan,
   auto const direction = leg.direction;
   auto& plain = lab.plain();
   auto const pieces = [&](std::size_t limit) {
-    return std::make_shared<CopyList>(
-        list_pieces(plan, src, dst, leg.src_ids, leg.dst_ids, limit));
+    return std::make_shared<CopyList>(list_pieces(plan, src, dst, leg.src_ids, leg.dst_ids, limit));
   };
   auto const size = [](CopyList const& list) { return list.bytes * list.src.size(); };
   auto const few = pieces(kMaxLoopPieces);
@@ -279,12 +282,16 @@ double contiguous(GpuLab& lab, GpuRoute route, std::uint64_t bytes) {
 
 bool fits(GpuLab const& lab, GpuCase const& what) {
   auto const config = make_config(what.shape, what.blocks, 1);
-  return lab.fits(config, near_side(what)) && lab.fits(config, far_side(what));
+  auto const room = room_of(what.route);
+  return lab.fits(config, near_side(what), room) && lab.fits(config, far_side(what), room);
 }
 
-std::uint64_t blocks_for(GpuLab const& lab, Workload const& shape, std::uint64_t bytes) {
+std::uint64_t blocks_for(GpuLab const& lab, Workload const& shape, GpuRoute route,
+                         std::uint64_t bytes) {
   auto const block = make_config(shape, 1, 1).block_bytes();
-  return std::max<std::uint64_t>(1, std::min(bytes, lab.area_bytes() / 2) / block);
+  auto const most =
+      route == GpuRoute::D2D ? lab.device_area_bytes() / 2 : std::min(bytes, lab.area_bytes() / 2);
+  return std::max<std::uint64_t>(1, most / block);
 }
 
 GpuResult run_gpu_case(GpuLab& lab, GpuCase const& what, GpuCaseOptions const& options) {

@@ -91,8 +91,10 @@ struct GpuCaseOptions {
   bool candidates = true;  ///< false: only what is chosen, with Spare::Fastest
 };
 
-/// Blocks of this workload that make about `bytes` and fit into half an area.
-std::uint64_t blocks_for(GpuLab const& lab, Workload const& shape, std::uint64_t bytes);
+/// Blocks of this workload that make about `bytes` and fit into half an area; within HBM there is
+/// more room, and more has to move for the fixed part not to count: half of what is there.
+std::uint64_t blocks_for(GpuLab const& lab, Workload const& shape, GpuRoute route,
+                         std::uint64_t bytes);
 /// Whether the lab's areas are large enough.
 bool fits(GpuLab const& lab, GpuCase const& what);
 /// @throws Error(Corrupt) where bytes differ after a transfer

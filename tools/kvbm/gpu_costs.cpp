@@ -67,8 +67,7 @@ void expect_ok(kvbm_status status, char const* what) {
 class PermuteTables {
  public:
   PermuteTables(GpuLab& lab, std::size_t blocks, std::size_t chunks, std::uint64_t block_bytes)
-      : blocks_(blocks),
-        memory_([&] {
+      : blocks_(blocks), memory_([&] {
           memory::AllocationRequest request;
           request.kind = memory::StorageKind::Pinned;
           request.bytes = (blocks + blocks * chunks) * sizeof(void*);
@@ -85,9 +84,7 @@ class PermuteTables {
       }
     }
   }
-  [[nodiscard]] void** table() const {
-    return reinterpret_cast<void**>(memory_.host_data());
-  }
+  [[nodiscard]] void** table() const { return reinterpret_cast<void**>(memory_.host_data()); }
   [[nodiscard]] void** chunks() const { return table() + blocks_; }
 
  private:
@@ -136,8 +133,8 @@ Table gpu_latency(GpuSections const& sections, Deadline const& deadline) {
                       row.universal ? universal_side() : kind_side("fc"));
       auto const prepared = lab.manager().prepare_transfer(pair.src, pair.dst);
       BlockId const first[] = {0};
-      auto const strategy = std::string(
-          transfer::to_string(prepared.explain(first, first).decision.strategy));
+      auto const strategy =
+          std::string(transfer::to_string(prepared.explain(first, first).decision.strategy));
       for (bool const fresh : {false, true}) {
         Rounds rounds;
         Samples cpu;
@@ -162,11 +159,10 @@ Table gpu_latency(GpuSections const& sections, Deadline const& deadline) {
                    time_cell(rounds.candidate.percentile(0.99)), time_cell(cpu.median()),
                    time_cell(rounds.limit.median()), time_cell(rounds.limit.percentile(0.99)),
                    times_cell(rounds.candidate.median() / rounds.limit.median()), strategy});
-        sections.say(fmt::format("latency {} {} {}: p50 {} p99 {} plain {}", row.what,
-                                 transfer::to_string(direction), fresh ? "fresh" : "prepared",
-                                 format_time(rounds.candidate.median()),
-                                 format_time(rounds.candidate.percentile(0.99)),
-                                 format_time(rounds.limit.median())));
+        sections.say(fmt::format(
+            "latency {} {} {}: p50 {} p99 {} plain {}", row.what, transfer::to_string(direction),
+            fresh ? "fresh" : "prepared", format_time(rounds.candidate.median()),
+            format_time(rounds.candidate.percentile(0.99)), format_time(rounds.limit.median())));
       }
     }
   }
@@ -199,8 +195,7 @@ Table gpu_submit(GpuSections const& sections, Deadline const& deadline) {
       auto const from = make_ids(IdOrder::Random, blocks, config.num_blocks(), 1);
       auto const to = make_ids(IdOrder::Random, blocks, config.num_blocks(), 2);
       auto const stream = lab.device().create_stream("bench");
-      auto const on_stream =
-          transfer::TransferOptions::builder().cuda_stream(stream).build();
+      auto const on_stream = transfer::TransferOptions::builder().cuda_stream(stream).build();
       auto& manager = lab.manager();
       auto const pooled = manager.prepare_transfer(pair.src, pair.dst);
       auto const prepared = manager.prepare_transfer(pair.src, pair.dst, on_stream);
@@ -228,8 +223,8 @@ Table gpu_submit(GpuSections const& sections, Deadline const& deadline) {
       if (runs <= kMaxBatch && lab.plain().has_batch()) {
         auto const list = list_pieces(prepared.plan(), manager.layout(pair.src),
                                       manager.layout(pair.dst), from, to, kMaxBatch);
-        batch = time_cell(measure([&] { lab.plain().copy_batch(list); },
-                                  [&] { lab.plain().synchronize(0); }));
+        batch = time_cell(
+            measure([&] { lab.plain().copy_batch(list); }, [&] { lab.plain().synchronize(0); }));
       }
       double const goal = 30e-6 + 20e-9 * static_cast<double>(runs);
       table.add({std::string(transfer::to_string(direction)), count_cell(blocks), count_cell(runs),
@@ -241,23 +236,25 @@ Table gpu_submit(GpuSections const& sections, Deadline const& deadline) {
                                format_time(own), format_time(fresh)));
     }
   }
-  table.note("fresh: a stream of the caller's keeps the plan out of the cache; goal: prepared 10 us, "
-             "fresh 30 us + 20 ns a run for 256 blocks");
+  table.note(
+      "fresh: a stream of the caller's keeps the plan out of the cache; goal: prepared 10 us, "
+      "fresh 30 us + 20 ns a run for 256 blocks");
   return table;
 }
 
 Table gpu_permute(GpuSections const& sections, Deadline const& deadline) {
   auto& lab = sections.lab;
-  Table table("gpu_permute",
-              "universal_from_block and block_from_universal in HBM (32 layers, K and V, 16 tokens, "
-              "8 heads of 128), scattered chunks; GB/s of bytes moved",
-              {{"dtype", "dtype", false},
-               {"order", "order", false},
-               {"direction", "to", false},
-               {"bytes", "bytes"},
-               {"bytes_per_second", "GB/s"},
-               {"limit", "contiguous D2D"},
-               {"share", "share"}});
+  Table table(
+      "gpu_permute",
+      "universal_from_block and block_from_universal in HBM (32 layers, K and V, 16 tokens, "
+      "8 heads of 128), scattered chunks; GB/s of bytes moved",
+      {{"dtype", "dtype", false},
+       {"order", "order", false},
+       {"direction", "to", false},
+       {"bytes", "bytes"},
+       {"bytes_per_second", "GB/s"},
+       {"limit", "contiguous D2D"},
+       {"share", "share"}});
   if (lab.emulated()) {
     table.note("skipped: an emulated device has no kernels");
     return table;
@@ -267,20 +264,19 @@ Table gpu_permute(GpuSections const& sections, Deadline const& deadline) {
   constexpr std::size_t kTokens = 16;
   constexpr std::size_t kHeads = 8;
   constexpr std::size_t kHeadDim = 128;
-  constexpr std::array<std::pair<kvbm_dtype, char const*>, 5> kTypes{
-      {{KVBM_DTYPE_BF16, "bf16"},
-       {KVBM_DTYPE_U8, "u8"},
-       {KVBM_DTYPE_F32, "f32"},
-       {KVBM_DTYPE_F64, "f64"},
-       {KVBM_DTYPE_F16, "f16"}}};
+  constexpr std::array<std::pair<kvbm_dtype, char const*>, 5> kTypes{{{KVBM_DTYPE_BF16, "bf16"},
+                                                                      {KVBM_DTYPE_U8, "u8"},
+                                                                      {KVBM_DTYPE_F32, "f32"},
+                                                                      {KVBM_DTYPE_F64, "f64"},
+                                                                      {KVBM_DTYPE_F16, "f16"}}};
   constexpr std::size_t kWidth[] = {2, 2, 4, 8, 1};  // by enumerator
   expect_ok(kvbm_cuda_make_current(lab.device().id(), nullptr), "make_current");
   auto const stream = lab.device().create_stream("permute");
   for (auto const& [dtype, name] : kTypes) {
-    std::uint64_t const block_bytes = kLayers * kOuter * kTokens * kHeads * kHeadDim *
-                                      kWidth[static_cast<std::size_t>(dtype)];
-    auto const blocks = static_cast<std::size_t>(
-        std::max<std::uint64_t>(1, std::min(lab.area_bytes(), sections.bytes) / block_bytes));
+    std::uint64_t const block_bytes =
+        kLayers * kOuter * kTokens * kHeads * kHeadDim * kWidth[static_cast<std::size_t>(dtype)];
+    auto const blocks = static_cast<std::size_t>(std::max<std::uint64_t>(
+        1, std::min(lab.device_area_bytes(), 4 * sections.bytes) / block_bytes));
     PermuteTables const tables(lab, blocks, kLayers * kOuter, block_bytes);
     for (auto const order : {KVBM_BLOCK_NHD, KVBM_BLOCK_HND}) {
       for (bool const to_universal : {true, false}) {

@@ -17,8 +17,7 @@ struct PciLink {
   std::optional<unsigned> max_width;
 };
 /// @param root  of the PCI devices, for tests
-PciLink read_pci_link(std::string const& address,
-                      std::string const& root = "/sys/bus/pci/devices");
+PciLink read_pci_link(std::string const& address, std::string const& root = "/sys/bus/pci/devices");
 /// "PCIe 5.0 x16"; "unknown" where the kernel does not say.
 std::string to_string(std::optional<double> speed, std::optional<unsigned> width);
 

@@ -12,22 +12,24 @@
 namespace kvbm::cli {
 
 Table gpu_grid(GpuSections const& sections, Deadline const& deadline, std::string& csv) {
-  Table table("gpu_grid",
-              "llama3-70b-tp1, 16, 32 and 64 tokens a block: fully contiguous host blocks with fully "
-              "contiguous (fc_to_fc) and layer-separate (lw_to_fc) ones on the GPU",
-              {{"tokens_per_block", "tokens"},
-               {"num_blocks", "blocks"},
-               {"direction", "direction", false},
-               {"pattern", "pattern", false},
-               {"ids", "ids", false},
-               {"bytes", "bytes"},
-               {"bytes_per_second", "GB/s"},
-               {"share", "share"},
-               {"p50_seconds", "p50"},
-               {"p99_seconds", "p99"},
-               {"strategy", "chosen", false}});
-  csv = "model,tokens_per_block,num_blocks,direction,pattern,ids,bytes,iterations,min_us,median_us,"
-        "p99_us,gbps,limit_gbps,strategy\n";
+  Table table(
+      "gpu_grid",
+      "llama3-70b-tp1, 16, 32 and 64 tokens a block: fully contiguous host blocks with fully "
+      "contiguous (fc_to_fc) and layer-separate (lw_to_fc) ones on the GPU",
+      {{"tokens_per_block", "tokens"},
+       {"num_blocks", "blocks"},
+       {"direction", "direction", false},
+       {"pattern", "pattern", false},
+       {"ids", "ids", false},
+       {"bytes", "bytes"},
+       {"bytes_per_second", "GB/s"},
+       {"share", "share"},
+       {"p50_seconds", "p50"},
+       {"p99_seconds", "p99"},
+       {"strategy", "chosen", false}});
+  csv =
+      "model,tokens_per_block,num_blocks,direction,pattern,ids,bytes,iterations,min_us,median_us,"
+      "p99_us,gbps,limit_gbps,strategy\n";
   auto options = sections.options;
   options.candidates = false;
   options.repeat = sections.quick ? 3 : 5;
@@ -58,16 +60,15 @@ Table gpu_grid(GpuSections const& sections, Deadline const& deadline, std::strin
             table.add({count_cell(tokens), count_cell(blocks), to_string(route),
                        fc ? "fc_to_fc" : "lw_to_fc", random ? "random" : "contiguous",
                        bytes_cell(result.bytes), rate_cell(way.rate()),
-                       share_cell(way.rate() / result.limit_rate()),
-                       time_cell(way.wall.median()), time_cell(way.wall.percentile(0.99)),
-                       way.strategy});
-            csv += fmt::format("llama3-70b-tp1,{},{},{},{},{},{},{},{:.2f},{:.2f},{:.2f},{:.3f},"
-                               "{:.3f},{}\n",
-                               tokens, blocks, to_string(route), fc ? "fc_to_fc" : "lw_to_fc",
-                               random ? "random" : "contiguous", result.bytes, way.wall.size(),
-                               way.wall.best() * 1e6, way.wall.median() * 1e6,
-                               way.wall.percentile(0.99) * 1e6, way.rate() / 1e9,
-                               result.limit_rate() / 1e9, way.strategy);
+                       share_cell(way.rate() / result.limit_rate()), time_cell(way.wall.median()),
+                       time_cell(way.wall.percentile(0.99)), way.strategy});
+            csv += fmt::format(
+                "llama3-70b-tp1,{},{},{},{},{},{},{},{:.2f},{:.2f},{:.2f},{:.3f},"
+                "{:.3f},{}\n",
+                tokens, blocks, to_string(route), fc ? "fc_to_fc" : "lw_to_fc",
+                random ? "random" : "contiguous", result.bytes, way.wall.size(),
+                way.wall.best() * 1e6, way.wall.median() * 1e6, way.wall.percentile(0.99) * 1e6,
+                way.rate() / 1e9, result.limit_rate() / 1e9, way.strategy);
           }
         }
       }
@@ -103,9 +104,9 @@ Table gpu_pageable(GpuSections const& sections, Deadline const& deadline) {
     auto const host = manager.register_layout(make_layout(manager, config, side_of_tier(tier)));
     manager.fill_blocks(host, ids, {transfer::FillPattern::Kind::Hashed, 5});
     for (bool const up : {true, false}) {
-      for (auto const strategy : {std::optional<transfer::Strategy>{},
-                                  std::optional{transfer::Strategy::DmaCopy},
-                                  std::optional{transfer::Strategy::PinnedStaging}}) {
+      for (auto const strategy :
+           {std::optional<transfer::Strategy>{}, std::optional{transfer::Strategy::DmaCopy},
+            std::optional{transfer::Strategy::PinnedStaging}}) {
         if (deadline.over()) { break; }
         auto builder = transfer::TransferOptions::builder();
         if (strategy) { builder.strategy(*strategy); }
@@ -118,10 +119,10 @@ Table gpu_pageable(GpuSections const& sections, Deadline const& deadline) {
           for (int i = 0; i < 5; ++i) {
             wall.add(seconds([&] { prepared.submit(ids, ids).wait(); }));
           }
-          table.add({tier, up ? "H2D" : "D2H", strategy ? "forced" : "automatic",
-                     rate_cell(bytes / wall.median()), time_cell(wall.median()),
-                     std::string(transfer::to_string(
-                         prepared.explain(ids, ids).decision.strategy))});
+          table.add(
+              {tier, up ? "H2D" : "D2H", strategy ? "forced" : "automatic",
+               rate_cell(bytes / wall.median()), time_cell(wall.median()),
+               std::string(transfer::to_string(prepared.explain(ids, ids).decision.strategy))});
         } catch (Error const& refused) {
           if (refused.code() != ErrorCode::Unsupported) { throw; }
         }

@@ -17,10 +17,10 @@ namespace {
 
 using transfer::LinkDirection;
 
-manager::TransferManager make_manager(DeviceId id, std::uint64_t area_bytes, bool emulate) {
+manager::TransferManager make_manager(DeviceId id, std::uint64_t device_bytes, bool emulate) {
   auto builder = manager::TransferManager::builder();
   if (emulate) {
-    builder.host_device(1, 2 * area_bytes + (std::uint64_t{1} << 30U));
+    builder.host_device(1, 2 * device_bytes + (std::uint64_t{1} << 30U));
   } else {
     builder.cuda_device_id(id);
   }
@@ -33,17 +33,16 @@ std::uint64_t region_stride(std::uint64_t bytes) {
 
 }  // namespace
 
-GpuLab::GpuLab(DeviceId id, std::uint64_t area_bytes, bool emulate)
+GpuLab::GpuLab(DeviceId id, std::uint64_t area_bytes, std::uint64_t device_area_bytes, bool emulate)
     : emulated_(emulate),
-      area_bytes_(area_bytes),
-      manager_(make_manager(id, area_bytes, emulate)),
+      manager_(make_manager(id, device_area_bytes, emulate)),
       plain_(emulate ? make_plain_host() : make_plain_cuda(id)) {
   device_ = manager_.context().devices().front();
   for (auto const kind : {memory::StorageKind::Device, memory::StorageKind::Device,
                           memory::StorageKind::Pinned, memory::StorageKind::Pinned}) {
     memory::AllocationRequest request;
     request.kind = kind;
-    request.bytes = area_bytes;
+    request.bytes = kind == memory::StorageKind::Device ? device_area_bytes : area_bytes;
     request.device_id = device_->id();
     areas_.push_back(manager_.memory_source()->allocate(request));
   }
@@ -62,7 +61,10 @@ GpuLab::GpuLab(DeviceId id, std::uint64_t area_bytes, bool emulate)
         }
       });
   for (auto const target : {Area::Device0, Area::Device1}) {
-    plain_->copy(address(target), host, area_bytes, LinkDirection::HostToDevice, 0);
+    for (std::uint64_t at = 0; at < device_area_bytes; at += area_bytes) {
+      plain_->copy(address(target) + at, host, std::min(area_bytes, device_area_bytes - at),
+                   LinkDirection::HostToDevice, 0);
+    }
   }
   plain_->synchronize(0);
 }
@@ -75,24 +77,20 @@ std::string GpuLab::describe() const {
                      cuda_version_text(properties.runtime_version), properties.pci_address);
 }
 
-memory::Region const& GpuLab::area(Area area) const {
-  return areas_[static_cast<std::size_t>(area)];
-}
-
 std::byte* GpuLab::address(Area which) const {
   return reinterpret_cast<std::byte*>(area(which).address());
 }
 
-bool GpuLab::fits(layout::LayoutConfig const& config, Side const& side) const {
+bool GpuLab::fits(layout::LayoutConfig const& config, Side const& side, Area where) const {
   auto const geometry = layout::make_geometry(config, side.kind, side.dimension, side.format);
   std::uint64_t const regions = geometry.layers_are_regions ? config.num_layers() : 1;
-  return checked_mul(region_stride(geometry.region_bytes), regions) <= area_bytes_;
+  return checked_mul(region_stride(geometry.region_bytes), regions) <= area(where).bytes();
 }
 
 layout::LayoutHandle GpuLab::add(Area where, layout::LayoutConfig const& config, Side const& side) {
-  KVBM_EXPECTS(fits(config, side), InvalidArgument,
+  KVBM_EXPECTS(fits(config, side, where), InvalidArgument,
                fmt::format("{} blocks of {} bytes do not fit into {} bytes: raise --area-mib",
-                           config.num_blocks(), config.block_bytes(), area_bytes_));
+                           config.num_blocks(), config.block_bytes(), area(where).bytes()));
   auto const geometry = layout::make_geometry(config, side.kind, side.dimension, side.format);
   std::uint64_t const count = geometry.layers_are_regions ? config.num_layers() : 1;
   std::vector<memory::Region> regions;
@@ -110,7 +108,6 @@ layout::LayoutHandle GpuLab::add(Area where, layout::LayoutConfig const& config,
 }
 
 double GpuLab::contiguous(LinkDirection direction, std::uint64_t bytes) {
-  bytes = std::min(bytes, area_bytes_);
   // The areas that cases write to, so that what they read stays as it was.
   auto const [to, from] = [&]() -> std::pair<Area, Area> {
     switch (direction) {
@@ -120,6 +117,7 @@ double GpuLab::contiguous(LinkDirection direction, std::uint64_t bytes) {
     }
     return {Area::Device1, Area::Device0};
   }();
+  bytes = std::min({bytes, area(to).bytes(), area(from).bytes()});
   auto* const dst = address(to);
   auto const* const src = address(from);
   return seconds([&] {
@@ -129,7 +127,7 @@ double GpuLab::contiguous(LinkDirection direction, std::uint64_t bytes) {
 }
 
 double GpuLab::contiguous_both(std::uint64_t bytes) {
-  bytes = std::min(bytes, area_bytes_);
+  bytes = std::min(bytes, area_bytes());
   return seconds([&] {
     plain_->copy(address(Area::Device0), address(Area::Host0), bytes, LinkDirection::HostToDevice,
                  0);
@@ -162,8 +160,8 @@ CopyList list_pieces(transfer::CopyPlan const& plan, layout::PhysicalLayout cons
       auto const& to = plan.dst.segments[s];
       std::uintptr_t const a = src.regions()[from.region].address() + from.offset +
                                src_ids[block] * plan.src.block_stride;
-      std::uintptr_t const b = dst.regions()[to.region].address() + to.offset +
-                               dst_ids[block] * plan.dst.block_stride;
+      std::uintptr_t const b =
+          dst.regions()[to.region].address() + to.offset + dst_ids[block] * plan.dst.block_stride;
       for (std::uint64_t run = 0; run < inner; ++run) {
         std::int64_t src_offset = 0;
         std::int64_t dst_offset = 0;

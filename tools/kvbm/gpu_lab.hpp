@@ -22,15 +22,19 @@ enum class Area { Device0, Device1, Host0, Host1 };
 /// costs no allocation, and the plain copies beside it.
 class GpuLab {
  public:
-  /// @param area_bytes  of each of the four areas
+  /// @param area_bytes  of each of the two areas in pinned memory
+  /// @param device_area_bytes  of each of the two in HBM, at least as much
   /// @throws UnsupportedError "no CUDA device: ..." unless `emulate`
-  GpuLab(DeviceId id, std::uint64_t area_bytes, bool emulate);
+  GpuLab(DeviceId id, std::uint64_t area_bytes, std::uint64_t device_area_bytes, bool emulate);
 
   [[nodiscard]] manager::TransferManager& manager() noexcept { return manager_; }
   [[nodiscard]] device::Device& device() const noexcept { return *device_; }
   [[nodiscard]] PlainCopies& plain() noexcept { return *plain_; }
   [[nodiscard]] bool emulated() const noexcept { return emulated_; }
-  [[nodiscard]] std::uint64_t area_bytes() const noexcept { return area_bytes_; }
+  [[nodiscard]] std::uint64_t area_bytes() const noexcept { return area(Area::Host0).bytes(); }
+  [[nodiscard]] std::uint64_t device_area_bytes() const noexcept {
+    return area(Area::Device0).bytes();
+  }
   /// "NVIDIA H200, driver 13.0, runtime 13.0, 0000:1b:00.0".
   [[nodiscard]] std::string describe() const;
 
@@ -38,7 +42,8 @@ class GpuLab {
   layout::LayoutHandle add(Area area, layout::LayoutConfig const& config, Side const& side);
   void remove(layout::LayoutHandle handle) { manager_.unregister_layout(handle); }
   /// Whether a layout of this shape fits into an area.
-  [[nodiscard]] bool fits(layout::LayoutConfig const& config, Side const& side) const;
+  [[nodiscard]] bool fits(layout::LayoutConfig const& config, Side const& side,
+                          Area area = Area::Host0) const;
   [[nodiscard]] std::byte* address(Area area) const;
 
   /// Seconds of one contiguous copy of `bytes` in this direction, seen complete.
@@ -47,9 +52,10 @@ class GpuLab {
   double contiguous_both(std::uint64_t bytes);
 
  private:
-  [[nodiscard]] memory::Region const& area(Area area) const;
+  [[nodiscard]] memory::Region const& area(Area area) const noexcept {
+    return areas_[static_cast<std::size_t>(area)];
+  }
   bool emulated_;
-  std::uint64_t area_bytes_;
   device::DevicePtr device_;
   manager::TransferManager manager_;
   std::vector<memory::Region> areas_;

@@ -76,7 +76,7 @@ class Setting {
  public:
   Setting(GpuLab& lab, std::string const& workload, std::uint64_t bytes) : lab_(lab) {
     auto const shape = find_workload(workload);
-    blocks_ = blocks_for(lab, shape, bytes);
+    blocks_ = blocks_for(lab, shape, GpuRoute::H2D, bytes);
     auto const config = make_config(shape, blocks_, 1);
     Side near;
     set_kind(near, "ls2");
@@ -111,12 +111,13 @@ class Setting {
     auto const to = handles_[up ? 0 : 3];
     try {
       auto prepared = lab_.manager().prepare_transfer(from, to, builder.build());
-      auto const name = std::string(
-          transfer::to_string(prepared.explain(src_ids_, dst_ids_).decision.strategy));
+      auto const name =
+          std::string(transfer::to_string(prepared.explain(src_ids_, dst_ids_).decision.strategy));
       auto const pending = std::make_shared<transfer::TransferCompleteNotification>();
       return Load{fmt::format("kvbm {}{}", strategy ? "" : "automatic, ",
                               spare == Spare::SpareSms ? "SpareSms" : "Fastest"),
-                  name, bytes_, [this, prepared, pending] {
+                  name, bytes_,
+                  [this, prepared, pending] {
                     auto const next = prepared.submit(src_ids_, dst_ids_);
                     pending->wait();
                     *pending = next;
@@ -190,10 +191,12 @@ Table gpu_model(GpuSections const& sections, Deadline const& deadline) {
           table.note("stopped at the time limit");
           return table;
         }
-        double const link = static_cast<double>(setting.bytes()) /
-                            lab.contiguous(direction, setting.bytes());
+        double const link =
+            static_cast<double>(setting.bytes()) / lab.contiguous(direction, setting.bytes());
         std::vector<Load> loads{
-            {"contiguous cudaMemcpyAsync", "", setting.bytes(),
+            {"contiguous cudaMemcpyAsync",
+             "",
+             setting.bytes(),
              [&lab, direction, bytes = setting.bytes()] { lab.contiguous(direction, bytes); },
              {}}};
         auto const add = [&](std::optional<Strategy> strategy, Spare spare) {
@@ -235,8 +238,9 @@ Table gpu_model(GpuSections const& sections, Deadline const& deadline) {
       }
     }
   }
-  table.note("goal: at most 1.03 with SpareSms at 90% of the link, at most 1.10 by default, both "
-             "against the loop beside a contiguous DMA");
+  table.note(
+      "goal: at most 1.03 with SpareSms at 90% of the link, at most 1.10 by default, both "
+      "against the loop beside a contiguous DMA");
   return table;
 }
 

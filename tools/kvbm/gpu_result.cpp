@@ -82,13 +82,11 @@ nlohmann::json to_json(GpuResult const& result) {
   auto const& what = result.what;
   nlohmann::json ways = nlohmann::json::array();
   for (auto const& way : result.ways) {
-    nlohmann::json row{{"name", way.name},
-                       {"strategy", way.strategy},
-                       {"automatic", way.automatic},
-                       {"spare", way.spare_sms ? "SpareSms" : "Fastest"},
-                       {"verified", way.verified},
-                       {"bytes", way.bytes},
-                       {"rounds", way.wall.size()}};
+    nlohmann::json row{
+        {"name", way.name},           {"strategy", way.strategy},
+        {"automatic", way.automatic}, {"spare", way.spare_sms ? "SpareSms" : "Fastest"},
+        {"verified", way.verified},   {"bytes", way.bytes},
+        {"rounds", way.wall.size()}};
     if (!way.skipped.empty()) { row["skipped"] = way.skipped; }
     if (way.measured()) {
       row["bytes_per_second"] = way.rate();

@@ -16,8 +16,8 @@ struct GpuSections {
   GpuCaseOptions options;
   std::uint64_t bytes = std::uint64_t{256} << 20U;  ///< moved by one transfer of a rate row
   bool quick = false;
-  std::string cublas;                                    ///< path, empty: looked for
-  std::function<void(std::string const& line)> progress; ///< may be empty
+  std::string cublas;                                     ///< path, empty: looked for
+  std::function<void(std::string const& line)> progress;  ///< may be empty
 
   void say(std::string const& line) const {
     if (progress) { progress(line); }

@@ -14,8 +14,8 @@ namespace {
 
 /// Run lengths from 2 to 82 KiB first; then the rest.
 constexpr std::array<char const*, 10> kOrder{
-    "llama3-8b",     "llama3-70b-tp8",  "deepseek-v3-mla-fp8", "qwen3-32b-tp4", "smollm2-135m",
-    "llama3.2-1b",   "deepseek-v3-mla", "llama3-70b-tp1",      "gpt-oss-120b",  "qwen3-30b-a3b"};
+    "llama3-8b",   "llama3-70b-tp8",  "deepseek-v3-mla-fp8", "qwen3-32b-tp4", "smollm2-135m",
+    "llama3.2-1b", "deepseek-v3-mla", "llama3-70b-tp1",      "gpt-oss-120b",  "qwen3-30b-a3b"};
 constexpr std::size_t kMain = 3;
 
 GpuCase make_case(GpuSections const& sections, std::string const& workload, GpuRoute route,
@@ -25,7 +25,7 @@ GpuCase make_case(GpuSections const& sections, std::string const& workload, GpuR
   what.workload = workload;
   what.shape = find_workload(workload);
   what.far = far;
-  what.blocks = blocks_for(sections.lab, what.shape, sections.bytes);
+  what.blocks = blocks_for(sections.lab, what.shape, what.route, sections.bytes);
   return what;
 }
 
@@ -122,7 +122,7 @@ std::vector<GpuCase> sweep_cases(GpuSections const& sections) {
       for (auto const far : {FarSide::Universal, FarSide::Scattered}) {
         auto what = make_case(sections, "llama3-70b-tp8", route, far);
         what.shape.page_size = tokens;
-        what.blocks = blocks_for(sections.lab, what.shape, sections.bytes);
+        what.blocks = blocks_for(sections.lab, what.shape, what.route, sections.bytes);
         add(what);
       }
     }
@@ -131,32 +131,33 @@ std::vector<GpuCase> sweep_cases(GpuSections const& sections) {
 }
 
 Table rate_table(std::vector<GpuResult> const& results) {
-  Table table("rates",
-              "GPU transfers: layer-separate NHD on the GPU, the other side as named; GB/s of bytes "
-              "moved, median; limit: contiguous cudaMemcpyAsync of as many bytes, in turns",
-              {{"direction", "direction", false},
-               {"workload", "workload", false},
-               {"gpu_layout", "GPU", false},
-               {"far_side", "other side", false},
-               {"ids", "ids", false},
-               {"blocks", "blocks"},
-               {"bytes", "bytes"},
-               {"run_bytes", "run"},
-               {"limit", "limit"},
-               {"bytes_per_second", "kvbm"},
-               {"share", "share"},
-               {"strategy", "chosen", false},
-               {"best", "best candidate", false},
-               {"regret", "slower by"},
-               {"spare_share", "SpareSms"},
-               {"spare_strategy", "chosen", false},
-               {"p50_seconds", "p50"},
-               {"p99_seconds", "p99"},
-               {"cpu_seconds", "CPU"},
-               {"submit_seconds", "submit"},
-               {"loop", "Async each"},
-               {"batch", "BatchAsync"},
-               {"kernel", "CTA kernel"}});
+  Table table(
+      "rates",
+      "GPU transfers: layer-separate NHD on the GPU, the other side as named; GB/s of bytes "
+      "moved, median; limit: contiguous cudaMemcpyAsync of as many bytes, in turns",
+      {{"direction", "direction", false},
+       {"workload", "workload", false},
+       {"gpu_layout", "GPU", false},
+       {"far_side", "other side", false},
+       {"ids", "ids", false},
+       {"blocks", "blocks"},
+       {"bytes", "bytes"},
+       {"run_bytes", "run"},
+       {"limit", "limit"},
+       {"bytes_per_second", "kvbm"},
+       {"share", "share"},
+       {"strategy", "chosen", false},
+       {"best", "best candidate", false},
+       {"regret", "slower by"},
+       {"spare_share", "SpareSms"},
+       {"spare_strategy", "chosen", false},
+       {"p50_seconds", "p50"},
+       {"p99_seconds", "p99"},
+       {"cpu_seconds", "CPU"},
+       {"submit_seconds", "submit"},
+       {"loop", "Async each"},
+       {"batch", "BatchAsync"},
+       {"kernel", "CTA kernel"}});
   for (auto const& result : results) {
     auto const* const chosen = result.automatic(false);
     if (chosen == nullptr) { continue; }
@@ -164,23 +165,31 @@ Table rate_table(std::vector<GpuResult> const& results) {
     auto const* const best = result.best_candidate();
     auto const regret = result.regret();
     auto const json = to_json(result);
-    table.add({json.at("direction").get<std::string>(), result.what.workload, result.what.gpu_kind,
-               to_string(result.what.far), json.at("ids").get<std::string>(),
-               count_cell(result.what.blocks), bytes_cell(result.bytes),
-               bytes_cell(result.run_bytes), rate_cell(result.limit_rate()),
-               rate_cell(chosen->rate()),
-               Cell(fmt::format("{:.1f}%", 100 * chosen->rate() / result.limit_rate()),
-                    chosen->rate() / result.limit_rate()),
-               chosen->strategy, best != nullptr ? Cell(best->strategy) : none_cell(),
-               regret ? Cell(fmt::format("{:.1f}%", 100 * std::max(0.0, *regret)), *regret)
-                      : none_cell(),
-               spare != nullptr ? share_cell(spare->rate() / result.limit_rate()) : none_cell(),
-               spare != nullptr ? Cell(spare->strategy) : none_cell(),
-               time_cell(chosen->wall.median()), time_cell(chosen->wall.percentile(0.99)),
-               time_cell(chosen->cpu.median()), time_cell(chosen->submit_prepared.median()),
-               rate_or_none(result.named("cudaMemcpyAsync each")),
-               rate_or_none(result.named("cudaMemcpyBatchAsync")),
-               rate_or_none(result.named("CTA-per-chunk kernel"))});
+    table.add(
+        {json.at("direction").get<std::string>(),
+         result.what.workload,
+         result.what.gpu_kind,
+         to_string(result.what.far),
+         json.at("ids").get<std::string>(),
+         count_cell(result.what.blocks),
+         bytes_cell(result.bytes),
+         bytes_cell(result.run_bytes),
+         rate_cell(result.limit_rate()),
+         rate_cell(chosen->rate()),
+         Cell(fmt::format("{:.1f}%", 100 * chosen->rate() / result.limit_rate()),
+              chosen->rate() / result.limit_rate()),
+         chosen->strategy,
+         best != nullptr ? Cell(best->strategy) : none_cell(),
+         regret ? Cell(fmt::format("{:.1f}%", 100 * std::max(0.0, *regret)), *regret) : none_cell(),
+         spare != nullptr ? share_cell(spare->rate() / result.limit_rate()) : none_cell(),
+         spare != nullptr ? Cell(spare->strategy) : none_cell(),
+         time_cell(chosen->wall.median()),
+         time_cell(chosen->wall.percentile(0.99)),
+         time_cell(chosen->cpu.median()),
+         time_cell(chosen->submit_prepared.median()),
+         rate_or_none(result.named("cudaMemcpyAsync each")),
+         rate_or_none(result.named("cudaMemcpyBatchAsync")),
+         rate_or_none(result.named("CTA-per-chunk kernel"))});
   }
   table.note("bytes of every row were compared after a transfer by each way");
   return table;
@@ -210,12 +219,12 @@ Table regret_table(std::vector<GpuResult> const& results) {
                best->strategy, time_cell(best->wall.median()),
                Cell(fmt::format("{:.1f}%", *regret * 100), *regret)});
   }
-  table.note(total == 0 ? std::string("no case measured")
-                        : fmt::format("within 5% of the best candidate: {} of {} cases ({:.0f}%); "
-                                      "goal 95%; the others are the rows",
-                                      within, total,
-                                      100.0 * static_cast<double>(within) /
-                                          static_cast<double>(total)));
+  table.note(total == 0
+                 ? std::string("no case measured")
+                 : fmt::format("within 5% of the best candidate: {} of {} cases ({:.0f}%); "
+                               "goal 95%; the others are the rows",
+                               within, total,
+                               100.0 * static_cast<double>(within) / static_cast<double>(total)));
   return table;
 }
 
@@ -232,22 +241,22 @@ std::string to_csv(std::vector<GpuResult> const& results) {
   };
   for (auto const& result : results) {
     auto const json = to_json(result);
-    auto const head = fmt::format(
-        "{},{},{},{},{},{},{},{},{},{:.2f}", json.at("direction").get<std::string>(),
-        result.what.workload, result.what.gpu_kind, to_string(result.what.far),
-        json.at("ids").get<std::string>(), result.what.shape.page_size, result.what.blocks,
-        result.bytes, result.run_bytes, result.limit_rate() / 1e9);
+    auto const head =
+        fmt::format("{},{},{},{},{},{},{},{},{},{:.2f}", json.at("direction").get<std::string>(),
+                    result.what.workload, result.what.gpu_kind, to_string(result.what.far),
+                    json.at("ids").get<std::string>(), result.what.shape.page_size,
+                    result.what.blocks, result.bytes, result.run_bytes, result.limit_rate() / 1e9);
     for (auto const& way : json.at("ways")) {
-      text += fmt::format(
-          "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", head,
-          way.at("name").get<std::string>(), way.at("strategy").get<std::string>(),
-          way.at("automatic").get<bool>() ? 1 : 0, way.at("spare").get<std::string>(),
-          way.at("rounds").get<std::size_t>(), number(way, "bytes_per_second", 1e-9),
-          number(way, "best_bytes_per_second", 1e-9), number(way, "share_of_limit", 1),
-          number(way, "p50_seconds", 1e6), number(way, "p99_seconds", 1e6),
-          number(way, "cpu_seconds", 1e6), number(way, "submit_prepared_seconds", 1e6),
-          number(way, "submit_fresh_seconds", 1e6), way.at("verified").get<bool>() ? 1 : 0,
-          way.value("skipped", ""));
+      text +=
+          fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", head,
+                      way.at("name").get<std::string>(), way.at("strategy").get<std::string>(),
+                      way.at("automatic").get<bool>() ? 1 : 0, way.at("spare").get<std::string>(),
+                      way.at("rounds").get<std::size_t>(), number(way, "bytes_per_second", 1e-9),
+                      number(way, "best_bytes_per_second", 1e-9), number(way, "share_of_limit", 1),
+                      number(way, "p50_seconds", 1e6), number(way, "p99_seconds", 1e6),
+                      number(way, "cpu_seconds", 1e6), number(way, "submit_prepared_seconds", 1e6),
+                      number(way, "submit_fresh_seconds", 1e6),
+                      way.at("verified").get<bool>() ? 1 : 0, way.value("skipped", ""));
     }
   }
   return text;

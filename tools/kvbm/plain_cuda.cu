@@ -89,9 +89,9 @@ class Cublas {
   /// c[m, n] = a[m, k] b[k, n], all bf16 with column-major operands, sums in float.
   void multiply(int m, int n, int k, void const* a, void const* b, void* c) {
     constexpr int kNoTranspose = 0;
-    constexpr int kBf16 = 14;          // CUDA_R_16BF
-    constexpr int kCompute32F = 68;    // CUBLAS_COMPUTE_32F
-    constexpr int kDefaultAlgo = -1;   // CUBLAS_GEMM_DEFAULT
+    constexpr int kBf16 = 14;         // CUDA_R_16BF
+    constexpr int kCompute32F = 68;   // CUBLAS_COMPUTE_32F
+    constexpr int kDefaultAlgo = -1;  // CUBLAS_GEMM_DEFAULT
     float const one = 1;
     float const zero = 0;
     expect(gemm_(handle_, kNoTranspose, kNoTranspose, m, n, k, &one, a, kBf16, m, b, kBf16, k,

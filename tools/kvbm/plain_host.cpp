@@ -63,9 +63,9 @@ std::vector<std::string> cublas_candidates(std::string const& given) {
   std::vector<std::string> candidates{"libcublas.so.13", "libcublas.so.12",
                                       "/usr/local/cuda/lib64/libcublas.so"};
   for (auto const& folder : python_folders()) {
-    for (char const* const part : {"nvidia/cu13/lib/libcublas.so.13",
-                                   "nvidia/cublas/lib/libcublas.so.13",
-                                   "nvidia/cublas/lib/libcublas.so.12"}) {
+    for (char const* const part :
+         {"nvidia/cu13/lib/libcublas.so.13", "nvidia/cublas/lib/libcublas.so.13",
+          "nvidia/cublas/lib/libcublas.so.12"}) {
       std::error_code ignored;
       if (std::filesystem::exists(folder / part, ignored)) {
         candidates.push_back((folder / part).string());

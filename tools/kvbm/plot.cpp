@@ -76,9 +76,7 @@ int height_of(std::vector<Group> const& groups) {
   return height;
 }
 
-int length_of(Bar const& bar) {
-  return static_cast<int>(std::clamp(bar.share, 0.0, 1.2) * kScale);
-}
+int length_of(Bar const& bar) { return static_cast<int>(std::clamp(bar.share, 0.0, 1.2) * kScale); }
 
 std::string draw_png(std::vector<Group> const& groups, std::string const& title) {
   Canvas canvas(kWidth, height_of(groups), 0xFFFFFF);
@@ -139,8 +137,9 @@ std::string draw_html(std::vector<Group> const& groups, std::string const& title
           kLabel + length_of(bar) + 6, y + 10, bar.rate / 1e9, bar.share * 100);
       y += kBar;
     }
-    html += fmt::format("<rect x=\"{}\" y=\"0\" width=\"1\" height=\"{}\" fill=\"#{:06x}\"/></svg>\n",
-                        kLabel + kScale, height, kLimit);
+    html +=
+        fmt::format("<rect x=\"{}\" y=\"0\" width=\"1\" height=\"{}\" fill=\"#{:06x}\"/></svg>\n",
+                    kLabel + kScale, height, kLimit);
   }
   return html + "</body></html>\n";
 }

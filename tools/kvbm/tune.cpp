@@ -22,6 +22,9 @@ namespace {
 using transfer::LinkDirection;
 using transfer::Strategy;
 
+/// Of each area in HBM, which is quick: only large copies there tell its rate.
+constexpr std::uint64_t kHbmBytes = std::uint64_t{1} << 30U;
+
 struct TuneOptions {
   DeviceId device = 0;
   bool emulate = false;
@@ -55,16 +58,22 @@ class Tuner {
   std::pair<double, std::uint64_t> measure(LinkDirection direction, Strategy strategy,
                                            std::uint64_t run_bytes, std::uint64_t bytes,
                                            unsigned max_sms = 0) {
-    // Short runs come from a permutation within large blocks, as in practice; long ones are blocks.
-    bool const inner = run_bytes < kSmallestBlock;
-    auto const heads = std::uint64_t{8};
-    auto const tokens = std::uint64_t{16};
-    std::uint64_t const block_bytes = inner ? run_bytes * heads * tokens : run_bytes;
-    std::uint64_t const room = lab_.area_bytes() / block_bytes;
+    // Short runs come from a permutation within large blocks, as in practice: submitting many small
+    // blocks would be measured instead. Long runs are blocks.
+    bool const inner = run_bytes <= kLongestInner && bytes > run_bytes;
+    constexpr std::uint64_t kHeads = 8;
+    constexpr std::uint64_t kTokens = 16;
+    std::uint64_t const layers =
+        inner ? std::max<std::uint64_t>(
+                    1, std::min(bytes, kBlockBytes) / (run_bytes * kHeads * kTokens))
+              : 1;
+    std::uint64_t const block_bytes = inner ? run_bytes * kHeads * kTokens * layers : run_bytes;
+    bool const hbm = direction == LinkDirection::DeviceToDevice;
+    std::uint64_t const room = (hbm ? lab_.device_area_bytes() : lab_.area_bytes()) / block_bytes;
     std::uint64_t const count = std::clamp<std::uint64_t>(bytes / block_bytes, 1, room);
-    Workload const shape{"tune", 1, 1, inner ? tokens : 1, inner ? heads : 1, run_bytes / 2, 2};
-    auto const config =
-        make_config(shape, std::min<std::uint64_t>(room, 2 * count), 1);
+    Workload const shape{"tune",        layers,          1, inner ? kTokens : 1, inner ? kHeads : 1,
+                         run_bytes / 2, std::uint64_t{2}};
+    auto const config = make_config(shape, std::min<std::uint64_t>(room, 2 * count), 1);
     Side plain;
     Side permuted;
     if (inner) { permuted.format = layout::KvBlockLayout::OperationalHND; }
@@ -79,9 +88,8 @@ class Tuner {
     double elapsed = 0;
     {
       auto const prepared = lab_.manager().prepare_transfer(src, dst, builder.build());
-      elapsed = median_of(3, budget_, [&] {
-        return seconds([&] { prepared.submit(src_ids, dst_ids).wait(); });
-      });
+      elapsed = median_of(
+          3, budget_, [&] { return seconds([&] { prepared.submit(src_ids, dst_ids).wait(); }); });
     }
     lab_.remove(src);
     lab_.remove(dst);
@@ -95,10 +103,11 @@ class Tuner {
     bool const hbm = direction == LinkDirection::DeviceToDevice;
     for (auto const length : lengths) {
       // So many bytes that the fixed part does not count; of copies by DMA so few that it ends.
-      std::uint64_t const most = strategy == Strategy::DmaCopy ? length * kMaxDma : ~std::uint64_t{0};
-      std::uint64_t const bytes = std::min(most, hbm ? lab_.area_bytes() : kLinkBytes);
-      auto const [elapsed, moved] = measure(direction, strategy, length, std::max(bytes, length),
-                                            max_sms);
+      std::uint64_t const most =
+          strategy == Strategy::DmaCopy ? length * kMaxDma : ~std::uint64_t{0};
+      std::uint64_t const bytes = std::min(most, hbm ? lab_.device_area_bytes() / 2 : kLinkBytes);
+      auto const [elapsed, moved] =
+          measure(direction, strategy, length, std::max(bytes, length), max_sms);
       double const net = std::max(elapsed - costs.latency, elapsed * 0.1);
       costs.rates.push_back({length, static_cast<double>(moved) / net});
     }
@@ -106,7 +115,8 @@ class Tuner {
   }
 
  private:
-  static constexpr std::uint64_t kSmallestBlock = 1024;
+  static constexpr std::uint64_t kLongestInner = std::uint64_t{64} << 10U;
+  static constexpr std::uint64_t kBlockBytes = std::uint64_t{1} << 20U;
   static constexpr std::uint64_t kMaxDma = 4096;
   static constexpr std::uint64_t kLinkBytes = std::uint64_t{64} << 20U;
 
@@ -132,10 +142,10 @@ transfer::GpuCosts measure_gpu(GpuLab& lab, TuneOptions const& options) {
   constexpr std::uint64_t kKiB = 1024;
   auto const most = lab.area_bytes() / 4;
   // Copy engines change their pace between 16 and 32 KiB, so there are more points there.
-  auto const dma = lengths_up_to({256, kKiB, 2 * kKiB, 4 * kKiB, 8 * kKiB, 16 * kKiB, 24 * kKiB,
-                                  28 * kKiB, 32 * kKiB, 40 * kKiB, 64 * kKiB, 128 * kKiB,
-                                  512 * kKiB, 2048 * kKiB, 16384 * kKiB},
-                                 most);
+  auto const dma = lengths_up_to(
+      {256, kKiB, 2 * kKiB, 4 * kKiB, 8 * kKiB, 16 * kKiB, 24 * kKiB, 28 * kKiB, 32 * kKiB,
+       40 * kKiB, 64 * kKiB, 128 * kKiB, 512 * kKiB, 2048 * kKiB, 16384 * kKiB},
+      most);
   auto const kernel = lengths_up_to(
       {16, 32, 64, 128, 256, 512, kKiB, 2 * kKiB, 8 * kKiB, 32 * kKiB, 128 * kKiB, 2048 * kKiB},
       most);
@@ -145,8 +155,8 @@ transfer::GpuCosts measure_gpu(GpuLab& lab, TuneOptions const& options) {
       Strategy::StagedDma, LinkDirection::DeviceToHost, transfer::Spare::Fastest, std::nullopt);
   auto gather = tuner.path(LinkDirection::DeviceToDevice, Strategy::SmCopy, kernel,
                            lab.emulated() ? 0 : gather_ctas);
-  for (auto const direction : {LinkDirection::DeviceToHost, LinkDirection::HostToDevice,
-                               LinkDirection::DeviceToDevice}) {
+  for (auto const direction :
+       {LinkDirection::DeviceToHost, LinkDirection::HostToDevice, LinkDirection::DeviceToDevice}) {
     auto& link = costs[direction];
     link.dma = tuner.path(direction, Strategy::DmaCopy, dma);
     link.sm = tuner.path(direction, Strategy::SmCopy, kernel);
@@ -179,12 +189,11 @@ void measure_host(manager::TransferManager& manager, transfer::CostModel& costs,
     manager.unregister_layout(dst);
     return static_cast<double>(kBytes) / elapsed;
   };
-  costs.host_copy_rate =
-      rate({"long", 8, 2, 16, 8, 128, 2}, layout::KvBlockLayout::OperationalNHD);
+  costs.host_copy_rate = rate({"long", 8, 2, 16, 8, 128, 2}, layout::KvBlockLayout::OperationalNHD);
   costs.host_permute_rate =
       rate({"short", 8, 2, 16, 8, 128, 2}, layout::KvBlockLayout::OperationalHND);
-  costs.host_element_rate =
-      rate({"element", 8, 2, 16, 8, 128, 2}, layout::KvBlockLayout::parse("Custom[nl,no,nh,hd,nt]"));
+  costs.host_element_rate = rate({"element", 8, 2, 16, 8, 128, 2},
+                                 layout::KvBlockLayout::parse("Custom[nl,no,nh,hd,nt]"));
 }
 
 Table gpu_table(transfer::GpuCosts const& costs) {
@@ -194,8 +203,8 @@ Table gpu_table(transfer::GpuCosts const& costs) {
                {"latency_seconds", "latency"},
                {"run_bytes", "run"},
                {"bytes_per_second", "GB/s"}});
-  for (auto const direction : {LinkDirection::HostToDevice, LinkDirection::DeviceToHost,
-                               LinkDirection::DeviceToDevice}) {
+  for (auto const direction :
+       {LinkDirection::HostToDevice, LinkDirection::DeviceToHost, LinkDirection::DeviceToDevice}) {
     auto const& link = costs[direction];
     for (auto const& [name, path] :
          {std::pair<char const*, transfer::PathCosts const*>{"dma", &link.dma},
@@ -255,7 +264,9 @@ int run(TuneOptions const& options) {
 
   transfer::CostModel costs;
   if (with_gpu) {
-    GpuLab lab(options.device, options.area_mib << 20U, options.emulate);
+    auto const area = options.area_mib << 20U;
+    GpuLab lab(options.device, area, options.emulate ? area : std::max(area, kHbmBytes),
+               options.emulate);
     options.output.text(lab.describe());
     costs.gpu = measure_gpu(lab, options);
     measure_host(lab.manager(), costs, options.seconds_a_point);

@@ -9,9 +9,9 @@
 
 namespace kvbm::transfer {
 
-/// Where the measured costs of a device are kept: XDG_CACHE_HOME/kvbm (else ~/.cache/kvbm), one file
-/// for each GPU and driver version; one for machines without a GPU, whose properties have no uuid.
-/// Empty where neither variable names an absolute folder.
+/// Where the measured costs of a device are kept: XDG_CACHE_HOME/kvbm (else ~/.cache/kvbm), one
+/// file for each GPU and driver version; one for machines without a GPU, whose properties have no
+/// uuid. Empty where neither variable names an absolute folder.
 std::filesystem::path cost_model_path(device::DeviceProperties const& device);
 
 /// The costs that `kvbm tune` measured for this device with this driver. A file that cannot be
