@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck")
 # A subset that ends within minutes under the tools, which slow kernels down a hundredfold.
 SANITIZER_SUITES = re.compile(r"^kvbm\.unit\.kernels\.cuda")
-SANITIZER_FILTER = os.environ.get("KVBM_SANITIZE_FILTER", "*-*Large*:*Huge*:*2GiB*:*Stress*")
+SANITIZER_FILTER = os.environ.get("KVBM_SANITIZE_FILTER", "*-*Large*:*Gibibytes*:*GiB*:*Stress*")
 
 
 @dataclass
