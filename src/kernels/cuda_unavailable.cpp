@@ -19,6 +19,8 @@ kvbm_status kvbm_cuda_make_current(int /*device*/, int* /*previous*/) {
   return KVBM_STATUS_NOT_SUPPORTED;
 }
 
+kvbm_status kvbm_cuda_load_kernels(void) { return KVBM_STATUS_NOT_SUPPORTED; }
+
 kvbm_status kvbm_cuda_strided_copy(kvbm_copy_template const* /*shape*/,
                                    kvbm_copy_boxes const* /*boxes*/,
                                    kvbm_cuda_launch const* /*launch*/) {

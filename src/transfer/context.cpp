@@ -8,6 +8,7 @@
 
 #include "kvbm/core/error.hpp"
 #include "transfer/context_impl.hpp"
+#include "transfer/stream_copies.hpp"
 
 namespace kvbm::transfer {
 namespace {
@@ -36,6 +37,10 @@ TransferContext::Impl::Impl(ContextOptions options)
   // D2D work has streams of its own, so that it never queues behind the slower host link.
   constexpr std::size_t kD2dStreams = 2;
   for (auto const& device : options_.devices) {
+    if (device->backend() == device::Backend::Cuda) {
+      CurrentDevice const current(device->backend(), device->id());
+      check_status(kvbm_cuda_load_kernels(), "loading the copy kernels");
+    }
     per_device_.emplace(device->id(),
                         PerDevice{device->create_memory_pool(options_.pool_reserve_bytes,
                                                              options_.pool_release_threshold_bytes),

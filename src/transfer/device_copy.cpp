@@ -74,8 +74,8 @@ DeviceCopy::DeviceCopy(TransferContext::Impl& context, CopyPlan const& plan,
               plan.src.block_stride, plan.dst.block_stride},
       bytes_per_block_(plan.bytes_per_block),
       runs_per_block_(plan.runs_per_block()),
-      runs_adjoin_(runs_per_block_ == 1 && plan.src.block_stride == bytes_per_block_ &&
-                   plan.dst.block_stride == bytes_per_block_) {
+      runs_adjoin_(plan.shape.num_dims == 0 && plan.src.block_stride == plan.shape.run_bytes &&
+                   plan.dst.block_stride == plan.shape.run_bytes) {
   choice_.emulated = device_->backend() == device::Backend::Host;
   if (is_device(src) && is_device(dst)) {
     choice_.direction = LinkDirection::DeviceToDevice;
@@ -115,11 +115,11 @@ std::uint64_t DeviceCopy::count_dma(std::uint64_t pieces_per_block, bool blocks_
                                     std::span<BlockId const> src_blocks,
                                     std::span<BlockId const> dst_blocks) const {
   if (!blocks_adjoin) { return pieces_per_block * src_blocks.size(); }
-  std::uint64_t count = src_blocks.empty() ? 0 : 1;
+  std::uint64_t num_groups = src_blocks.empty() ? 0 : 1;
   for (std::size_t i = 1; i < src_blocks.size(); ++i) {
-    if (!follows(src_blocks, i) || !follows(dst_blocks, i)) { ++count; }
+    if (!follows(src_blocks, i) || !follows(dst_blocks, i)) { ++num_groups; }
   }
-  return count;
+  return pieces_per_block * num_groups;
 }
 
 ChoiceInput DeviceCopy::choice(std::span<BlockId const> src_blocks,

@@ -85,7 +85,7 @@ class DeviceCopy {
   std::vector<std::uintptr_t> device_segments_;
   std::uint64_t bytes_per_block_;
   std::uint64_t runs_per_block_;
-  bool runs_adjoin_;  ///< a block is one run on both sides that the next block's follows
+  bool runs_adjoin_;  ///< on both sides a block's runs are followed by the next block's
 };
 
 }  // namespace kvbm::transfer

@@ -71,8 +71,12 @@ bool is_host_reachable(layout::PhysicalLayout const& layout) {
 }
 
 /// A limit of multiprocessors means something only where a GPU takes part.
-void check_max_sms(PreparedTransfer::State const& state) {
-  if (state.options.max_sms && (!state.device_copy || state.device_copy->is_emulated())) {
+void check_max_sms(TransferContext& context, PreparedTransfer::State const& state) {
+  auto const on_gpu = [&context](layout::PhysicalLayout const& layout) {
+    return layout.storage_kind() == StorageKind::Device &&
+           context.device(layout.device_id())->backend() == device::Backend::Cuda;
+  };
+  if (state.options.max_sms && !on_gpu(state.pair.src) && !on_gpu(state.pair.dst)) {
     throw UnsupportedError(
         fmt::format("max_sms {} limits a GPU's multiprocessors, but no CUDA device takes part",
                     *state.options.max_sms));
@@ -172,7 +176,7 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
   if (DeviceCopy::applies(src_layout, dst_layout)) {
     state->device_copy.emplace(context->impl(), state->plan, src_layout, dst_layout);
   }
-  check_max_sms(*state);
+  check_max_sms(*context, *state);
   state->choice = make_choice(*context, *state);
   BlockId const any_block = 0;
   // Refuses now what can never be done.

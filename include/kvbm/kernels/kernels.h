@@ -165,6 +165,13 @@ char const* kvbm_cuda_error_string(int cuda_error);
  */
 kvbm_status kvbm_cuda_make_current(int device, int* previous);
 
+/**
+ * Loads the kernels behind kvbm_cuda_strided_copy and kvbm_cuda_xxh3_128 onto the current device.
+ * CUDA loads a kernel with its first launch and may then wait for all work of the device: for ever,
+ * if that work waits for the caller.
+ */
+kvbm_status kvbm_cuda_load_kernels(void);
+
 /** How kvbm_cuda_strided_copy moves bytes. */
 typedef enum kvbm_cuda_way {
   KVBM_CUDA_WAY_AUTO = 0,

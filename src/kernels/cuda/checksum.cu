@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cuda/load_kernels.hpp"
 #include "kernels/cuda/status.hpp"
 #include "kernels/xxh3_parallel.hpp"
 #include "kvbm/kernels/kernels.h"
@@ -219,6 +220,12 @@ std::uint64_t scratch_bytes_per_block(kvbm_copy_template const& shape,
 }
 
 }  // namespace
+
+cudaError_t load_checksum_kernels() {
+  return load_kernels(
+      {reinterpret_cast<void const*>(sum_blocks), reinterpret_cast<void const*>(chain)});
+}
+
 }  // namespace kvbm::kernels
 
 using namespace kvbm::kernels;

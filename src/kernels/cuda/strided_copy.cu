@@ -6,6 +6,7 @@
 
 #include "kernels/box_copier.hpp"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/load_kernels.hpp"
 #include "kernels/cuda/reduced_shape.hpp"
 #include "kernels/cuda/status.hpp"
 #include "kernels/cuda/tuning.hpp"
@@ -194,7 +195,28 @@ cudaError_t launch_piece(kvbm_copy_template const& shape, kvbm_copy_boxes const&
   return cudaSuccess;
 }
 
+template <class Kernel>
+void const* address_of(Kernel* kernel) {
+  return reinterpret_cast<void const*>(kernel);
+}
+
+template <class Boxes>
+cudaError_t load_kernels_over() {
+  return load_kernels({address_of(copy_units<Boxes, 16, 4>), address_of(copy_stretches<Boxes, 8>),
+               address_of(copy_stretches<Boxes, 4>), address_of(copy_bulk<Boxes, kBulkStages, 1>)});
+}
+
 }  // namespace
+
+cudaError_t load_copy_kernels() {
+  cudaError_t error = load_kernels_over<SmallBoxes>();
+  if (error == cudaSuccess) { error = load_kernels_over<MediumBoxes>(); }
+  if (error == cudaSuccess) { error = load_kernels_over<LargeBoxes>(); }
+  if (error != cudaSuccess) { return error; }
+  return load_kernels(
+      {address_of(copy_units<LargeBoxes, 8, 4>), address_of(copy_units<LargeBoxes, 4, 4>),
+       address_of(copy_units<LargeBoxes, 2, 4>), address_of(copy_units<LargeBoxes, 1, 4>)});
+}
 
 kvbm_status strided_copy(kvbm_copy_template const* shape, kvbm_copy_boxes const* boxes,
                          kvbm_cuda_launch const* launch, CopyTuning const& tuning) {
@@ -221,6 +243,12 @@ kvbm_status strided_copy(kvbm_copy_template const* shape, kvbm_copy_boxes const*
 }
 
 }  // namespace kvbm::kernels
+
+extern "C" kvbm_status kvbm_cuda_load_kernels(void) {
+  cudaError_t const error = kvbm::kernels::load_copy_kernels();
+  return kvbm::kernels::checked(error != cudaSuccess ? error
+                                                     : kvbm::kernels::load_checksum_kernels());
+}
 
 extern "C" kvbm_status kvbm_cuda_strided_copy(kvbm_copy_template const* shape,
                                               kvbm_copy_boxes const* boxes,
