@@ -73,7 +73,7 @@ static int gather_on_gpu(unsigned char const* cache) {
     uintptr_t const to = (uintptr_t)device_out;
     kvbm_copy_template const shape = block_template();
     kvbm_copy_boxes const boxes = boxes_between(&from, &to);
-    kvbm_cuda_launch const launch = {NULL, 0, KVBM_CUDA_WAY_AUTO, 0};
+    kvbm_cuda_launch const launch = {NULL, 0, KVBM_CUDA_WAY_AUTO};
     cudaMemcpy(device_cache, cache, CACHE_BYTES, cudaMemcpyDefault);
     good = expect(kvbm_cuda_strided_copy(&shape, &boxes, &launch) == KVBM_STATUS_OK, "launch") &&
            expect(cudaMemcpy(result, device_out, OUT_BYTES, cudaMemcpyDefault) == cudaSuccess,

@@ -100,9 +100,7 @@ def main() -> None:
     kernels.kvbm_cuda_error_string.restype = ctypes.c_char_p
     if not torch.cuda.is_available():
         sys.exit("no CUDA device: torch finds none")
-    layers = [
-        torch.randn(2, 64, 16, 8, 128, dtype=torch.bfloat16, device="cuda") for _ in range(4)
-    ]
+    layers = [torch.randn(2, 64, 16, 8, 128, dtype=torch.bfloat16, device="cuda") for _ in range(4)]
     blocks = [17, 3, 60, 4]
     out = torch.zeros(len(blocks), 8, 4, 2, 16, 128, dtype=torch.bfloat16).pin_memory()
     to_universal(kernels, layers, blocks, out, max_ctas=4)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -97,10 +98,19 @@ Estimate stream_copy(ChoiceInput const& input) {
 /// Pageable memory goes through the driver's own small staging buffers.
 constexpr double kPageableRate = 5e9;
 
+/// A copy of pageable memory blocks the thread that submits it until the stream has got there:
+/// only a pipeline's own thread may do that. A graph has no such thread, but neither does it block.
+bool would_block(ChoiceInput const& input) {
+  return input.device->pageable && !input.device->emulated && !input.single_hop &&
+         !input.capturing;
+}
+constexpr char const* kWouldBlock = "a DMA of pageable memory would block the caller";
+
 Estimate dma_copy(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::DmaCopy;
   if (!may_use_gpu(input, kStrategy)) { return refuse(kStrategy, why_no_gpu(input)); }
   auto const& device = *input.device;
+  if (would_block(input)) { return refuse(kStrategy, kWouldBlock); }
   auto const& path = costs_of(input).gpu[device.direction].dma;
   double const run = total_bytes(input) / static_cast<double>(device.num_dma);
   double const rate = device.pageable ? std::min(kPageableRate, path.rate(run)) : path.rate(run);
@@ -134,6 +144,7 @@ Estimate staged_dma(ChoiceInput const& input) {
   if (device.direction == LinkDirection::DeviceToDevice) {
     return refuse(kStrategy, "both sides are device memory: a kernel needs no ring");
   }
+  if (would_block(input)) { return refuse(kStrategy, kWouldBlock); }
   if (input.capturing && !device.emulated) {
     return refuse(kStrategy, "the ring's memory cannot be taken while a graph is captured");
   }
@@ -143,11 +154,14 @@ Estimate staged_dma(ChoiceInput const& input) {
   double const dma =
       bytes / (device.pageable ? std::min(kPageableRate, link.dma.rate(piece)) : link.dma.rate(piece));
   double const gather = bytes / link.gather.rate(static_cast<double>(input.run_bytes));
-  // The hops overlap but for the first slot of the ring, which the slower one waits for.
-  constexpr double kSlots = 4;
+  // The hops overlap but for the ring's first part, of 2 MiB, and every part is two submissions.
+  constexpr double kPartBytes = 2 << 20;
+  constexpr double kPartSeconds = 6e-6;
+  double const parts = std::log2(1 + bytes / kPartBytes);
+  double const fill = gather * std::min(1.0, kPartBytes / bytes);
   return {kStrategy,
-          link.dma.latency + link.gather.latency + std::max(dma, gather) +
-              std::min(dma, gather) / kSlots,
+          link.dma.latency + link.gather.latency + std::max(dma, gather) + fill +
+              parts * kPartSeconds,
           device.direction == LinkDirection::DeviceToHost
               ? "gathered in HBM by a kernel, one DMA a slot"
               : "one DMA a slot, scattered in HBM by a kernel"};
@@ -158,9 +172,7 @@ Estimate pinned_staging(ChoiceInput const& input) {
   if (!may_use_gpu(input, kStrategy)) { return refuse(kStrategy, why_no_gpu(input)); }
   auto const& device = *input.device;
   if (!device.pageable) { return refuse(kStrategy, "no side is pageable memory"); }
-  if (input.caller_stream) {
-    return refuse(kStrategy, "host work cannot be put into the order of the caller's stream");
-  }
+  if (input.capturing) { return refuse(kStrategy, "host work cannot be captured into a graph"); }
   if (input.single_hop) { return refuse(kStrategy, "already one hop of a longer path"); }
   auto const& path = costs_of(input).gpu[device.direction].dma;
   double const bytes = total_bytes(input);
@@ -261,8 +273,12 @@ std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
   if (input.spare == Spare::SpareCpu && chosen != Strategy::DirectFile && !on_gpu) {
     notes.emplace_back("copies run in one thread to spare the CPU");
   }
-  if (input.spare == Spare::SpareSms && !on_gpu) {
-    notes.emplace_back("no strategy here uses GPU multiprocessors: spared anyway");
+  if (input.spare == Spare::SpareSms) {
+    notes.emplace_back(on_gpu ? "multiprocessors are spared: no kernel stores to host memory"
+                              : "no strategy here uses GPU multiprocessors: spared anyway");
+  }
+  if (input.spare == Spare::SpareCpu && on_gpu) {
+    notes.emplace_back("the GPU moves the bytes: the CPU is spared anyway");
   }
   return notes;
 }
@@ -272,14 +288,15 @@ std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
 unsigned choose_max_ctas(Strategy strategy, LinkDirection direction, Spare spare,
                          std::optional<unsigned> max_sms) noexcept {
   unsigned ctas = 0;
-  // A block of one of our link kernels is one warp: 32 of them gather at twice the link's rate, 16
-  // have as many bytes in flight as the link needs (docs/performance.md).
+  // Full multiprocessors, but few: stores to host memory hold up whatever else runs on the ones
+  // that they come from, and two have as many bytes in flight as a PCIe Gen5 link needs
+  // (docs/performance.md).
   if (strategy == Strategy::StagedDma) {
-    ctas = 32;
+    ctas = 4;
   } else if (strategy == Strategy::SmCopy && direction != LinkDirection::DeviceToDevice) {
-    ctas = 16;
+    ctas = 2;
   } else if (strategy == Strategy::SmCopy && spare == Spare::SpareSms) {
-    ctas = 32;
+    ctas = 16;
   }
   if (!max_sms) { return ctas; }
   return ctas == 0 ? *max_sms : std::min(ctas, *max_sms);

@@ -36,6 +36,7 @@ TransferContext::Impl::Impl(ContextOptions options)
                                                   options_.staging_bytes_per_worker)) {
   // D2D work has streams of its own, so that it never queues behind the slower host link.
   constexpr std::size_t kD2dStreams = 2;
+  constexpr std::size_t kInnerStreams = 3;
   for (auto const& device : options_.devices) {
     if (device->backend() == device::Backend::Cuda) {
       CurrentDevice const current(device->backend(), device->id());
@@ -46,7 +47,9 @@ TransferContext::Impl::Impl(ContextOptions options)
                                                              options_.pool_release_threshold_bytes),
                                   device::StreamPool(*device, "h2d", options_.num_h2d_streams),
                                   device::StreamPool(*device, "d2h", options_.num_d2h_streams),
-                                  device::StreamPool(*device, "d2d", kD2dStreams)});
+                                  device::StreamPool(*device, "d2d", kD2dStreams),
+                                  device::StreamPool(*device, "h2d.inner", kInnerStreams),
+                                  device::StreamPool(*device, "d2h.inner", kInnerStreams)});
   }
 }
 
@@ -85,6 +88,13 @@ device::StreamPtr TransferContext::Impl::acquire_stream(DeviceId device, LinkDir
     case LinkDirection::DeviceToDevice: break;
   }
   return streams.d2d.acquire();
+}
+
+device::StreamPtr TransferContext::Impl::acquire_inner_stream(DeviceId device,
+                                                              LinkDirection direction) {
+  PerDevice& streams = per_device(device);
+  return direction == LinkDirection::DeviceToHost ? streams.inner_d2h.acquire()
+                                                  : streams.inner_h2d.acquire();
 }
 
 device::DevicePtr const& TransferContext::Impl::device(DeviceId id) const {

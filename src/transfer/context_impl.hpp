@@ -32,6 +32,8 @@ class TransferContext::Impl {
   [[nodiscard]] device::MemoryPool& memory_pool(DeviceId id);
   /// A device whose streams and events work together with `backend`'s; null if there is none.
   [[nodiscard]] device::Device* device_of(device::Backend backend) const noexcept;
+  /// A stream that no caller ever sees.
+  device::StreamPtr acquire_inner_stream(DeviceId device, LinkDirection direction);
   /// First device: its streams serve host work that has to wait.
   [[nodiscard]] DeviceId first_device() const { return options_.devices.front()->id(); }
 
@@ -53,6 +55,10 @@ class TransferContext::Impl {
     device::StreamPool h2d;
     device::StreamPool d2h;
     device::StreamPool d2d;
+    // Helpers within a transfer and hops of pipelines: never handed out, so that nobody can hold
+    // a stream that somebody's transfer needs before it can let go.
+    device::StreamPool inner_h2d;
+    device::StreamPool inner_d2h;
   };
   [[nodiscard]] PerDevice& per_device(DeviceId id);
   std::map<DeviceId, PerDevice> per_device_;

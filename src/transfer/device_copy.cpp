@@ -105,7 +105,7 @@ std::vector<device::StreamPtr> DeviceCopy::streams_beside(TransferContext::Impl&
   std::vector<device::StreamPtr> streams;
   // The pool hands out in turns: one round more than wanted passes over `busy`.
   for (std::size_t i = 0; i <= kWanted && streams.size() < kWanted; ++i) {
-    auto stream = acquire_stream(context);
+    auto stream = context.acquire_inner_stream(device_->id(), choice_.direction);
     if (stream.get() != &busy) { streams.push_back(std::move(stream)); }
   }
   return streams;
@@ -155,8 +155,7 @@ void DeviceCopy::enqueue(TransferContext::Impl& context, device::StreamPtr const
                               direct_.dst_block_stride,    src_blocks.size(),
                               src_blocks.data(),           dst_blocks.data()};
   if (way.strategy == Strategy::SmCopy) {
-    bool const over_link = direction() != LinkDirection::DeviceToDevice;
-    enqueue_kernel_copy(*stream, direct_.shape, boxes, way.max_ctas, over_link);
+    enqueue_kernel_copy(*stream, direct_.shape, boxes, way.max_ctas);
   } else {
     enqueue_dma(*stream, direct_.shape, boxes);
   }
@@ -214,7 +213,7 @@ void DeviceCopy::enqueue_staged(TransferContext::Impl& context, device::StreamPt
                           boxes(image_of_device, device_segments_, image.device.block_stride,
                                 ids.subspan(first, count), image_blocks, image.block_bytes,
                                 !to_host),
-                          max_ctas, true);
+                          max_ctas);
     };
     auto const dma = [&](device::Stream& on, std::span<BlockId const> ids) {
       enqueue_dma(on, image.host.shape,

@@ -63,7 +63,7 @@ class DeviceCopy {
     std::uint64_t dst_block_stride = 0;
   };
 
-  /// Streams of the pool that are not `busy`: two where the pool has them, perhaps none.
+  /// Two inner streams that are not `busy`.
   [[nodiscard]] std::vector<device::StreamPtr> streams_beside(TransferContext::Impl& context,
                                                               device::Stream const& busy) const;
   /// Numbers of blocks that go through a slot of the ring at a time.

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <exception>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "kvbm/core/log.hpp"
 #include "transfer/block_leases.hpp"
 #include "transfer/executors.hpp"
 #include "transfer/file_geometry.hpp"
@@ -61,6 +64,15 @@ void run_pipeline(TransferJob& job, PipelineResources& resources, Strategy strat
   }
 }
 
+/// What a stream does that waits for a transfer: it goes on whatever happened.
+void wait_for_end(TransferCompleteNotification const& notification) {
+  try {
+    notification.wait();
+  } catch (std::exception const& e) {
+    log::write(log::Level::Error, fmt::format("a stream waited for a transfer: {}", e.what()));
+  }
+}
+
 }  // namespace
 
 TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
@@ -87,18 +99,20 @@ TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
                                           });
         });
   };
-  when_all_complete(context, options.wait_for, std::move(post));
-  for (auto const& waiting : options.record_on) {
-    waiting->enqueue([notification] {
-      while (!notification.is_ready()) {
-        try {
-          notification.wait();
-        } catch (std::exception const&) {  // the stream goes on; whoever asks learns of the failure
-        }
-      }
-    });
+  auto events = options.wait_for;
+  auto streams = options.record_on;
+  if (options.cuda_stream != nullptr) {
+    // In the order of the caller's stream: behind what is on it now, before what comes.
+    auto const now = context.device_of(options.cuda_stream->backend())->create_event();
+    options.cuda_stream->record(now);
+    events.push_back(now);
+    streams.push_back(options.cuda_stream);
   }
-  return notification;
+  when_all_complete(context, std::move(events), std::move(post));
+  for (auto const& waiting : streams) {
+    waiting->enqueue([notification] { wait_for_end(notification); });
+  }
+  return options.cuda_stream != nullptr ? TransferCompleteNotification::completed() : notification;
 }
 
 }  // namespace kvbm::transfer

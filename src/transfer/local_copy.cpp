@@ -53,7 +53,7 @@ void LocalCopy::run(TransferContext::Impl& context, std::span<BlockId const> src
   input.spare = options.spare;
   input.costs = &context.options_.costs;
   Strategy const strategy = choose_strategy(input);
-  auto const stream = copy.acquire_stream(context);
+  auto const stream = context.acquire_inner_stream(copy.device_id(), copy.direction());
   {
     Drain const drain(*stream);
     copy.enqueue(

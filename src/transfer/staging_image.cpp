@@ -63,8 +63,8 @@ StagingImage make_staging_image(CopyPlan const& plan, Side host_side) {
   // Segments that are evenly spaced on the host are one more loop there, and may lie anywhere in
   // the order of the host's loops; otherwise each is a part of the image by itself.
   if (host_segment_stride) { loops.push_back({num_segments, *host_segment_stride, 0, 0, true}); }
-  std::stable_sort(loops.begin(), loops.end(),
-                   [](Loop const& a, Loop const& b) { return a.host_stride < b.host_stride; });
+  std::sort(loops.begin(), loops.end(),
+            [](Loop const& a, Loop const& b) { return a.host_stride < b.host_stride; });
   std::uint64_t compact = plan.shape.run_bytes;
   std::int64_t image_segment_stride = 0;
   for (Loop& loop : loops) {

@@ -55,13 +55,12 @@ void check_status(kvbm_status status, char const* what) {
 }
 
 void enqueue_kernel_copy(device::Stream& stream, kvbm_copy_template const& shape,
-                         kvbm_copy_boxes const& boxes, unsigned max_ctas, bool light) {
+                         kvbm_copy_boxes const& boxes, unsigned max_ctas) {
   if (stream.backend() == device::Backend::Host) {
     enqueue_emulated(stream, shape, boxes);
     return;
   }
-  kvbm_cuda_launch const launch{stream.native_handle(), max_ctas, KVBM_CUDA_WAY_AUTO,
-                                light ? 1U : 0U};
+  kvbm_cuda_launch const launch{stream.native_handle(), max_ctas, KVBM_CUDA_WAY_AUTO};
   check_status(kvbm_cuda_strided_copy(&shape, &boxes, &launch), "starting a copy kernel");
 }
 

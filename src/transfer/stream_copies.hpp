@@ -14,10 +14,9 @@ namespace kvbm::transfer {
 void check_status(kvbm_status status, char const* what);
 
 /// By a kernel. @param max_ctas  0 = fills the device
-/// @param light  thread blocks that find room beside a model's kernels
 /// @throws Error(Device)
 void enqueue_kernel_copy(device::Stream& stream, kvbm_copy_template const& shape,
-                         kvbm_copy_boxes const& boxes, unsigned max_ctas, bool light);
+                         kvbm_copy_boxes const& boxes, unsigned max_ctas);
 
 /// By copy engines. @throws Error(Device)
 void enqueue_dma(device::Stream& stream, kvbm_copy_template const& shape,

@@ -40,7 +40,9 @@ TEST_F(CallerStream, P11_N1_ReturnsAtOnceAndTheDataIsThereAfterSynchronize) {
           src, {0, 1}, dst, {2, 3}, TransferOptions::builder().cuda_stream(latch.stream()).build());
       EXPECT_TRUE(notification.is_ready());
       EXPECT_FALSE(notification.could_yield());
-      EXPECT_EQ(manager_.context().event_system()->num_pending(), pending) << "no event is made";
+      if (from != StorageKind::System && to != StorageKind::System) {
+        EXPECT_EQ(manager_.context().event_system()->num_pending(), pending) << "no event is made";
+      }
       EXPECT_EQ(image_of(dst), before) << "moved before its turn";
       latch.open_and_synchronize();
       expect_image(dst, expected);

@@ -187,8 +187,6 @@ typedef struct kvbm_cuda_launch {
   uint32_t max_ctas; /**< thread blocks at most, each on a multiprocessor of its own; 0 = as many as
                           fill the device. A few saturate a host link. */
   kvbm_cuda_way way;
-  uint32_t light; /**< 1: thread blocks of few warps and 12 KiB of shared memory, which find room
-                       beside a model's kernels; enough for a link, not for device memory */
 } kvbm_cuda_launch;
 
 /**

@@ -51,8 +51,7 @@ bool takes_bulk(kvbm_copy_template const& shape, unsigned width, kvbm_cuda_launc
   constexpr std::uint32_t kAutoMaxCtas = 16;
   if (device.compute_capability < 90 || width < 16) return false;
   if (launch.way != KVBM_CUDA_WAY_AUTO) return launch.way == KVBM_CUDA_WAY_BULK;
-  return shape.run_bytes >= kAutoMinRun &&
-         (launch.light != 0 || (launch.max_ctas != 0 && launch.max_ctas <= kAutoMaxCtas));
+  return shape.run_bytes >= kAutoMinRun && launch.max_ctas != 0 && launch.max_ctas <= kAutoMaxCtas;
 }
 
 Method choose(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes,
@@ -60,8 +59,8 @@ Method choose(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes,
   Method method;
   method.width = common_width(shape, boxes);
   if (takes_bulk(shape, method.width, launch, device)) {
-    if (tuning.bulk_warps == 0) tuning.bulk_warps = launch.light != 0 ? 1 : 4;
-    if (tuning.bulk_stage_bytes == 0) tuning.bulk_stage_bytes = launch.light != 0 ? 2048 : 8192;
+    if (tuning.bulk_warps == 0) tuning.bulk_warps = 4;
+    if (tuning.bulk_stage_bytes == 0) tuning.bulk_stage_bytes = 8192;
     method.kernel = Kernel::Bulk;
     method.stage_bytes = tuning.bulk_stage_bytes;
     std::uint64_t const pieces = (shape.run_bytes + method.stage_bytes - 1) / method.stage_bytes;
@@ -73,10 +72,6 @@ Method choose(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes,
     method.slots = static_cast<std::uint32_t>(
         std::min<std::uint64_t>(kWarp, method.stage_bytes / method.unit_bytes));
     return method;
-  }
-  // As many loads in flight as two full thread blocks have, which saturates a host link.
-  if (launch.light != 0 && launch.max_ctas != 0 && tuning.threads == 0) {
-    tuning.threads = std::clamp(4096 / launch.max_ctas / kWarp * kWarp, kWarp, 256U);
   }
   std::uint64_t const min_run = tuning.stretch_min_run != 0 ? tuning.stretch_min_run
                                 : method.width == 16        ? kStretchMinRun

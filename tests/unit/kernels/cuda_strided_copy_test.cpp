@@ -24,7 +24,7 @@ class CudaStridedCopy : public CudaTest {
     CudaBuffer const src(from, source);
     CudaBuffer const dst(to, before);
     PlacedBoxes const placed(layout, src.address(), dst.address());
-    kvbm_cuda_launch const launch{stream(), max_ctas, way, 0};
+    kvbm_cuda_launch const launch{stream(), max_ctas, way};
     ASSERT_EQ(strided_copy(&layout.shape, &placed.get(), &launch, tuning), KVBM_STATUS_OK)
         << kvbm_cuda_error_string(kvbm_cuda_last_error());
     synchronize();
@@ -167,7 +167,7 @@ TEST_F(CudaStridedCopy, OffsetsBeyondFourGibibytes) {
   }
   for (kvbm_cuda_way const way : kWays) {
     ASSERT_EQ(cudaMemset(memory.data() + kBytes - 4 * kRun, 0xDE, 4 * kRun), cudaSuccess);
-    kvbm_cuda_launch const launch{stream(), 0, way, 0};
+    kvbm_cuda_launch const launch{stream(), 0, way};
     ASSERT_EQ(kvbm_cuda_strided_copy(&shape, &boxes, &launch), KVBM_STATUS_OK);
     synchronize();
     std::vector<std::byte> result(4 * kRun);
@@ -198,7 +198,7 @@ TEST_F(CudaStridedCopy, OneRunBeyondFourGibibytes) {
     kvbm_copy_template const shape = run_of(run);
     kvbm_copy_boxes const boxes{1, &from, &to, 0, 0, 1, &id, &id};
     for (kvbm_cuda_way const way : kWays) {
-      kvbm_cuda_launch const launch{stream(), 0, way, 0};
+      kvbm_cuda_launch const launch{stream(), 0, way};
       ASSERT_EQ(kvbm_cuda_strided_copy(&shape, &boxes, &launch), KVBM_STATUS_OK);
       synchronize();
       std::vector<std::byte> tail(kTail);
@@ -217,7 +217,7 @@ TEST_F(CudaStridedCopy, CapturedCopyRunsWheneverTheGraphIsLaunched) {
     CudaBuffer const src(MemoryKind::Mapped, source);
     CudaBuffer const dst(MemoryKind::Device, before);
     PlacedBoxes const placed(layout, src.address(), dst.address());
-    kvbm_cuda_launch const launch{stream(), 2, way, 0};
+    kvbm_cuda_launch const launch{stream(), 2, way};
     auto* const cuda_stream = static_cast<cudaStream_t>(stream());
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
@@ -243,7 +243,7 @@ TEST_F(CudaStridedCopy, FailedLaunchIsReportedWithItsCause) {
   CudaBuffer const src(MemoryKind::Device, layout.src_bytes);
   CudaBuffer const dst(MemoryKind::Device, layout.dst_bytes);
   PlacedBoxes const placed(layout, src.address(), dst.address());
-  kvbm_cuda_launch const launch{stream(), 0, KVBM_CUDA_WAY_LOADS, 0};
+  kvbm_cuda_launch const launch{stream(), 0, KVBM_CUDA_WAY_LOADS};
   CopyTuning tuning;
   tuning.threads = 4096;
   EXPECT_EQ(strided_copy(&layout.shape, &placed.get(), &launch, tuning), KVBM_STATUS_CUDA_ERROR);

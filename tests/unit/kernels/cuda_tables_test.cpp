@@ -337,7 +337,7 @@ TEST_F(CudaOperational, K7_RoundTripThroughEveryWay) {
       std::uint32_t const id = 0;
       kvbm_copy_boxes const boxes{
           kChunks, src_segments.data(), dst_segments.data(), 0, 0, 1, &id, &id};
-      kvbm_cuda_launch const launch{stream(), 0, KVBM_CUDA_WAY_AUTO, 0};
+      kvbm_cuda_launch const launch{stream(), 0, KVBM_CUDA_WAY_AUTO};
       return kvbm_cuda_strided_copy(&shape, &boxes, &launch);
     };
     ASSERT_EQ(copy(flat_ptrs, chunk_ptrs), KVBM_STATUS_OK) << "way " << way;

@@ -117,11 +117,11 @@ TEST(ChooseGpu, S2_PageableMemoryGoesThroughPinnedStaging) {
   }
 }
 
-TEST(ChooseGpu, S2_PageableMemoryOnACallersStreamOrInOneHopIsLeftToTheDriver) {
+TEST(ChooseGpu, S2_PageableMemoryInAGraphOrInOneHopIsLeftToTheDriver) {
   for (auto const direction : {kH2D, kD2H}) {
     auto input = over(direction, 16 * kMiB, 16 * kMiB, StorageKind::System);
     input.caller_stream = true;
-    EXPECT_EQ(choose(input).strategy, Strategy::DmaCopy);
+    EXPECT_EQ(choose(input).strategy, Strategy::PinnedStaging) << "the driver would block the call";
     input.capturing = true;
     EXPECT_EQ(choose(input).strategy, Strategy::DmaCopy);
     auto hop = over(direction, 16 * kMiB, 16 * kMiB, StorageKind::System);
@@ -188,8 +188,9 @@ TEST(ChooseGpu, AWantedStrategyIsTakenOrRefusedWithItsReason) {
   auto const pageable = over(kD2H, 2 * kKiB, 16 * kMiB, StorageKind::System);
   expect_refused(pageable, Strategy::SmCopy, "pageable");
   auto on_stream = pageable;
-  on_stream.caller_stream = true;
-  expect_refused(on_stream, Strategy::PinnedStaging, "caller's stream");
+  expect_refused(on_stream, Strategy::DmaCopy, "block the caller");
+  on_stream.caller_stream = on_stream.capturing = true;
+  expect_refused(on_stream, Strategy::PinnedStaging, "captured");
   expect_refused(over(kD2D, kKiB, kKiB), Strategy::StagedDma, "needs no ring");
   auto without = pinned;
   without.device.reset();
