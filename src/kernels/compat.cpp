@@ -48,8 +48,7 @@ int kvbm_kernels_launch_block_from_universal(void const* const* universal_ptrs_d
 int kvbm_kernels_launch_vectorized_copy(void* const* src_ptrs_device, void* const* dst_ptrs_device,
                                         size_t copy_size_bytes, int num_pairs, void* stream) {
   return cuda_error(kvbm_cuda_vectorized_copy(const_cast<void const* const*>(src_ptrs_device),
-                                              dst_ptrs_device, copy_size_bytes, num_pairs,
-                                              stream));
+                                              dst_ptrs_device, copy_size_bytes, num_pairs, stream));
 }
 
 int kvbm_kernels_has_memcpy_batch_async(void) { return kvbm_cuda_has_memcpy_batch(); }

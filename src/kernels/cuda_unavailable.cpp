@@ -11,9 +11,7 @@ int kvbm_cuda_has_memcpy_batch(void) { return 0; }
 
 int kvbm_cuda_last_error(void) { return 0; }
 
-char const* kvbm_cuda_error_string(int /*cuda_error*/) {
-  return "this build has no CUDA backend";
-}
+char const* kvbm_cuda_error_string(int /*cuda_error*/) { return "this build has no CUDA backend"; }
 
 kvbm_status kvbm_cuda_make_current(int /*device*/, int* /*previous*/) {
   return KVBM_STATUS_NOT_SUPPORTED;

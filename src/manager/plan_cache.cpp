@@ -6,8 +6,7 @@
 
 namespace kvbm::manager {
 
-std::optional<PlanCache::Key> PlanCache::Key::of(layout::LayoutHandle src,
-                                                 layout::LayoutHandle dst,
+std::optional<PlanCache::Key> PlanCache::Key::of(layout::LayoutHandle src, layout::LayoutHandle dst,
                                                  transfer::TransferOptions const& options) {
   if (options.cuda_stream != nullptr || !options.wait_for.empty() || !options.record_on.empty() ||
       options.cancellation.stop_possible() || options.nixl_write_notification ||
@@ -46,7 +45,7 @@ transfer::PreparedTransfer PlanCache::get(
   }
   auto prepared = prepare();
   std::lock_guard const lock(mutex_);
-  if (forgotten != forgotten_) { return prepared; }  // perhaps of a layout that is gone by now
+  if (forgotten != forgotten_) { return prepared; }      // perhaps of a layout that is gone by now
   if (find(key) != entries_.end()) { return prepared; }  // another thread missed it as well
   entries_.push_front({key, prepared});
   if (entries_.size() > capacity_) { entries_.pop_back(); }

@@ -101,8 +101,7 @@ constexpr double kPageableRate = 5e9;
 /// A copy of pageable memory blocks the thread that submits it until the stream has got there:
 /// only a pipeline's own thread may do that. A graph has no such thread, but neither does it block.
 bool would_block(ChoiceInput const& input) {
-  return input.device->pageable && !input.device->emulated && !input.single_hop &&
-         !input.capturing;
+  return input.device->pageable && !input.device->emulated && !input.single_hop && !input.capturing;
 }
 constexpr char const* kWouldBlock = "a DMA of pageable memory would block the caller";
 
@@ -151,20 +150,20 @@ Estimate staged_dma(ChoiceInput const& input) {
   auto const& link = costs_of(input).gpu[device.direction];
   double const bytes = total_bytes(input);
   double const piece = bytes / static_cast<double>(device.num_staged_dma);
-  double const dma =
-      bytes / (device.pageable ? std::min(kPageableRate, link.dma.rate(piece)) : link.dma.rate(piece));
+  double const dma = bytes / (device.pageable ? std::min(kPageableRate, link.dma.rate(piece))
+                                              : link.dma.rate(piece));
   double const gather = bytes / link.gather.rate(static_cast<double>(input.run_bytes));
   // The hops overlap but for the ring's first part, of 2 MiB, and every part is two submissions.
   constexpr double kPartBytes = 2 << 20;
   constexpr double kPartSeconds = 6e-6;
   double const parts = std::log2(1 + bytes / kPartBytes);
   double const fill = gather * std::min(1.0, kPartBytes / bytes);
-  return {kStrategy,
-          link.dma.latency + link.gather.latency + std::max(dma, gather) + fill +
-              parts * kPartSeconds,
-          device.direction == LinkDirection::DeviceToHost
-              ? "gathered in HBM by a kernel, one DMA a slot"
-              : "one DMA a slot, scattered in HBM by a kernel"};
+  return {
+      kStrategy,
+      link.dma.latency + link.gather.latency + std::max(dma, gather) + fill + parts * kPartSeconds,
+      device.direction == LinkDirection::DeviceToHost
+          ? "gathered in HBM by a kernel, one DMA a slot"
+          : "one DMA a slot, scattered in HBM by a kernel"};
 }
 
 Estimate pinned_staging(ChoiceInput const& input) {
@@ -224,8 +223,8 @@ void refuse_what_is_missing(ChoiceInput const& input) {
 }
 
 Estimates estimate_all(ChoiceInput const& input) {
-  Estimates estimates = {host_copy(input),  stream_copy(input),    dma_copy(input),
-                         sm_copy(input),    staged_dma(input),     pinned_staging(input),
+  Estimates estimates = {host_copy(input),   stream_copy(input), dma_copy(input),
+                         sm_copy(input),     staged_dma(input),  pinned_staging(input),
                          direct_file(input), staged_file(input)};
   if (input.wanted) {
     for (Estimate& estimate : estimates) {
@@ -238,14 +237,14 @@ Estimates estimate_all(ChoiceInput const& input) {
 }
 
 Estimate const& best_of(Estimates const& estimates, ChoiceInput const& input) {
-  auto const best = std::min_element(
-      estimates.begin(), estimates.end(),
-      [](Estimate const& a, Estimate const& b) { return a.seconds < b.seconds; });
+  auto const best =
+      std::min_element(estimates.begin(), estimates.end(),
+                       [](Estimate const& a, Estimate const& b) { return a.seconds < b.seconds; });
   if (!best->refused()) { return *best; }
   if (input.wanted) {
-    throw UnsupportedError(
-        fmt::format("{}: {} cannot do this: {}", kinds_of(input), to_string(*input.wanted),
-                    estimates[static_cast<std::size_t>(*input.wanted)].reason));
+    throw UnsupportedError(fmt::format("{}: {} cannot do this: {}", kinds_of(input),
+                                       to_string(*input.wanted),
+                                       estimates[static_cast<std::size_t>(*input.wanted)].reason));
   }
   std::string why;
   for (Estimate const& estimate : estimates) {

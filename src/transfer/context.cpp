@@ -32,8 +32,8 @@ ContextOptions complete(ContextOptions options) {
 TransferContext::Impl::Impl(ContextOptions options)
     : options_(complete(std::move(options))),
       copy_engine_(options_.copy_engine),
-      pipeline_workers_(std::make_unique<PipelineWorkers>(options_.num_file_workers, options_.memory_source,
-                                                  options_.staging_bytes_per_worker)) {
+      pipeline_workers_(std::make_unique<PipelineWorkers>(
+          options_.num_file_workers, options_.memory_source, options_.staging_bytes_per_worker)) {
   // D2D work has streams of its own, so that it never queues behind the slower host link.
   constexpr std::size_t kD2dStreams = 2;
   constexpr std::size_t kInnerStreams = 3;

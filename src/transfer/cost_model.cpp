@@ -63,20 +63,32 @@ double PathCosts::rate(double run_bytes) const {
   RatePoint const& low = *(above - 1);
   RatePoint const& high = *above;
   double const from = std::log(static_cast<double>(low.run_bytes));
-  double const part = (std::log(run_bytes) - from) /
-                      (std::log(static_cast<double>(high.run_bytes)) - from);
+  double const part =
+      (std::log(run_bytes) - from) / (std::log(static_cast<double>(high.run_bytes)) - from);
   double const a = std::log(low.bytes_per_second);
   double const b = std::log(high.bytes_per_second);
   return std::exp(a + part * (b - a));
 }
 
 GpuCosts::GpuCosts() {
-  h2d.dma = {8e-6, {{2_KiB, 1.3e9}, {16_KiB, 5e9}, {32_KiB, 36e9}, {64_KiB, 44e9}, {512_KiB, 53e9},
-                    {2048_KiB, 54.5e9}, {16384_KiB, 55.4e9}}};
+  h2d.dma = {8e-6,
+             {{2_KiB, 1.3e9},
+              {16_KiB, 5e9},
+              {32_KiB, 36e9},
+              {64_KiB, 44e9},
+              {512_KiB, 53e9},
+              {2048_KiB, 54.5e9},
+              {16384_KiB, 55.4e9}}};
   h2d.sm = {9e-6, {{16, 3e9}, {128, 25e9}, {512, 45e9}, {2_KiB, 50.9e9}, {2048_KiB, 51.5e9}}};
   h2d.gather = {6e-6, {{16, 100e9}, {256, 900e9}, {2_KiB, 1600e9}}};
-  d2h.dma = {8e-6, {{2_KiB, 3.1e9}, {16_KiB, 21.5e9}, {32_KiB, 41e9}, {64_KiB, 45e9},
-                    {512_KiB, 53.5e9}, {2048_KiB, 54.6e9}, {16384_KiB, 55.3e9}}};
+  d2h.dma = {8e-6,
+             {{2_KiB, 3.1e9},
+              {16_KiB, 21.5e9},
+              {32_KiB, 41e9},
+              {64_KiB, 45e9},
+              {512_KiB, 53.5e9},
+              {2048_KiB, 54.6e9},
+              {16384_KiB, 55.3e9}}};
   d2h.sm = {9e-6, {{16, 5e9}, {128, 40e9}, {512, 50e9}, {2_KiB, 52e9}, {2048_KiB, 52.6e9}}};
   d2h.gather = h2d.gather;
   d2d.dma = {7e-6, {{2_KiB, 2e9}, {64_KiB, 60e9}, {2048_KiB, 1300e9}, {65536_KiB, 2051e9}}};

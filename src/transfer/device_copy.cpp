@@ -25,7 +25,7 @@ constexpr std::uint64_t kMinPartBytes = std::uint64_t{2} << 20U;
 constexpr std::uint64_t kMaxPartBytes = std::uint64_t{16} << 20U;
 
 std::vector<std::uintptr_t> addresses_of(std::vector<SegmentBase> const& segments,
-                                 PhysicalLayout const& layout) {
+                                         PhysicalLayout const& layout) {
   std::vector<std::uintptr_t> addresses;
   addresses.reserve(segments.size());
   for (auto const& segment : segments) {
@@ -70,8 +70,8 @@ DeviceCopy::DeviceCopy(TransferContext::Impl& context, CopyPlan const& plan,
     : device_(context.device(is_device(dst) ? dst.device_id() : src.device_id())),
       src_kind_(src.storage_kind()),
       dst_kind_(dst.storage_kind()),
-      direct_{plan.shape, addresses_of(plan.src.segments, src), addresses_of(plan.dst.segments, dst),
-              plan.src.block_stride, plan.dst.block_stride},
+      direct_{plan.shape, addresses_of(plan.src.segments, src),
+              addresses_of(plan.dst.segments, dst), plan.src.block_stride, plan.dst.block_stride},
       bytes_per_block_(plan.bytes_per_block),
       runs_per_block_(plan.runs_per_block()),
       runs_adjoin_(plan.shape.num_dims == 0 && plan.src.block_stride == plan.shape.run_bytes &&
@@ -190,8 +190,9 @@ void DeviceCopy::enqueue_staged(TransferContext::Impl& context, device::StreamPt
 
   // The kernels stay on `stream`; others move the slots, in turns, so that the gap between two
   // copies of one is filled by the other.
-  StreamFork const fork(*device_, stream, parts.size() > 1 ? streams_beside(context, *stream)
-                                                           : std::vector<device::StreamPtr>{});
+  StreamFork const fork(
+      *device_, stream,
+      parts.size() > 1 ? streams_beside(context, *stream) : std::vector<device::StreamPtr>{});
   std::vector<device::EventPtr> emptied(num_slots);
   std::vector<BlockId> image_blocks(most_blocks);
   std::iota(image_blocks.begin(), image_blocks.end(), BlockId{0});
@@ -209,11 +210,11 @@ void DeviceCopy::enqueue_staged(TransferContext::Impl& context, device::StreamPt
     std::transform(image.host.image_segments.begin(), image.host.image_segments.end(),
                    image_of_host.begin(), at);
     auto const kernel = [&](device::Stream& on, std::span<BlockId const> ids) {
-      enqueue_kernel_copy(on, image.device.shape,
-                          boxes(image_of_device, device_segments_, image.device.block_stride,
-                                ids.subspan(first, count), image_blocks, image.block_bytes,
-                                !to_host),
-                          max_ctas);
+      enqueue_kernel_copy(
+          on, image.device.shape,
+          boxes(image_of_device, device_segments_, image.device.block_stride,
+                ids.subspan(first, count), image_blocks, image.block_bytes, !to_host),
+          max_ctas);
     };
     auto const dma = [&](device::Stream& on, std::span<BlockId const> ids) {
       enqueue_dma(on, image.host.shape,

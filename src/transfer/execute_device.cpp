@@ -86,9 +86,7 @@ TransferCompleteNotification execute_device_copy(TransferContext::Impl& context,
         job->finish(0, {}, failed != nullptr ? failed : error);
       }
     });
-  } catch (...) {
-    job->finish(0, {}, failed != nullptr ? failed : std::current_exception());
-  }
+  } catch (...) { job->finish(0, {}, failed != nullptr ? failed : std::current_exception()); }
   return notification;
 }
 

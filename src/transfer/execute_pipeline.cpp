@@ -76,10 +76,10 @@ void wait_for_end(TransferCompleteNotification const& notification) {
 }  // namespace
 
 TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
-                                                   SharedState const& state,
-                                                   std::span<BlockId const> src_blocks,
-                                                   std::span<BlockId const> dst_blocks,
-                                                   Strategy strategy) {
+                                              SharedState const& state,
+                                              std::span<BlockId const> src_blocks,
+                                              std::span<BlockId const> dst_blocks,
+                                              Strategy strategy) {
   TransferOptions const& options = state->options;
   auto job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
   auto const notification = job->notification();
@@ -92,11 +92,10 @@ TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
     context.block_leases_.request(
         std::move(keys), [&context, job, strategy, priority](BlockLeases::Lease lease) {
           auto const shared = std::make_shared<BlockLeases::Lease>(std::move(lease));
-          context.pipeline_workers_->post(priority,
-                                          [job, strategy, shared](PipelineResources& resources) {
-                                            run_pipeline(*job, resources, strategy,
-                                                         std::move(*shared));
-                                          });
+          context.pipeline_workers_->post(
+              priority, [job, strategy, shared](PipelineResources& resources) {
+                run_pipeline(*job, resources, strategy, std::move(*shared));
+              });
         });
   };
   auto events = options.wait_for;

@@ -37,9 +37,9 @@ TransferCompleteNotification execute_device_copy(TransferContext::Impl& context,
 /// PinnedStaging, DirectFile, StagedFile, and whatever else has to go on batch by batch so that it
 /// can be stopped: on a pipeline worker.
 TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
-                                                   SharedState const& state,
-                                                   std::span<BlockId const> src_blocks,
-                                                   std::span<BlockId const> dst_blocks,
-                                                   Strategy strategy);
+                                              SharedState const& state,
+                                              std::span<BlockId const> src_blocks,
+                                              std::span<BlockId const> dst_blocks,
+                                              Strategy strategy);
 
 }  // namespace kvbm::transfer

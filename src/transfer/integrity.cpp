@@ -182,15 +182,15 @@ std::optional<std::vector<Checksum>> hash_on_device(TransferContext& context,
                               scope == Scope::Layer ? 1 : segments.size(),
                               ids.size(),
                               ids.data()};
-  std::uint64_t const per_block =
-      kvbm_cuda_xxh3_128_scratch_bytes(&boxes.front().shape, &units);
+  std::uint64_t const per_block = kvbm_cuda_xxh3_128_scratch_bytes(&boxes.front().shape, &units);
   CurrentDevice const current(device->backend(), device->id());
   auto const stream = context.impl().acquire_stream(device->id(), LinkDirection::DeviceToDevice);
-  auto const scratch = context.impl()
-                           .memory_pool(device->id())
-                           .allocate(std::max({per_block, std::min(per_block * ids.size(), kScratchBytes),
-                                               memory::kRegionAlignment}),
-                                     stream);
+  auto const scratch =
+      context.impl()
+          .memory_pool(device->id())
+          .allocate(std::max({per_block, std::min(per_block * ids.size(), kScratchBytes),
+                              memory::kRegionAlignment}),
+                    stream);
   std::size_t const count = ids.size() * segments.size() / units.segments_per_unit;
   auto const results = layout.source()->allocate(
       {memory::StorageKind::Pinned, count * sizeof(Checksum), memory::kRegionAlignment, -1});

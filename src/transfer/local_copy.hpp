@@ -17,8 +17,8 @@ namespace kvbm::transfer {
 class LocalCopy {
  public:
   /// @throws like MemoryCopy and DeviceCopy
-  LocalCopy(TransferContext::Impl& context, CopyPlan const& plan,
-            layout::PhysicalLayout const& src, layout::PhysicalLayout const& dst);
+  LocalCopy(TransferContext::Impl& context, CopyPlan const& plan, layout::PhysicalLayout const& src,
+            layout::PhysicalLayout const& dst);
 
   /// @param wanted  the way a device should take; by default the cheapest
   /// @throws Error(Device), Error(OutOfMemory): no longer running when it is thrown

@@ -85,8 +85,7 @@ void Pipeline::plan_path(Strategy strategy) {
   }
   if (strategy == Strategy::PinnedStaging) {
     bool const to_host = pair.src.storage_kind() == memory::StorageKind::Device;
-    add_staging(to_host ? pair.dst : pair.src,
-                to_host ? selection.dst_heads : selection.src_heads);
+    add_staging(to_host ? pair.dst : pair.src, to_host ? selection.dst_heads : selection.src_heads);
   }
   stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false, {}});
   if (stations_.size() == 2 && !reads() && !writes()) { hop_strategy_ = strategy; }
@@ -199,7 +198,7 @@ std::span<BlockId const> Pipeline::ids(Station const& station, Batch const& batc
 }
 
 void Pipeline::append_extents(Station const& file, Station const& memory, Batch const& batch,
-                                  std::size_t position) {
+                              std::size_t position) {
   std::size_t const i = position - batch.first;
   BlockId const file_block = ids(file, batch)[i];
   BlockId const memory_block = ids(memory, batch)[i];
@@ -242,7 +241,7 @@ void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
 }
 
 void Pipeline::zero_missing(Station const& memory, Batch const& batch, std::size_t position,
-                                std::uint32_t number) {
+                            std::uint32_t number) {
   BlockId const block = ids(memory, batch)[position - batch.first];
   auto const extent = memory.layout.extent(block, number);
   std::memset(memory.layout.regions()[extent.region].host_data() + extent.offset, 0, extent.bytes);

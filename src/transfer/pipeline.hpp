@@ -10,8 +10,8 @@
 
 #include "kvbm/memory/block_file.hpp"
 #include "kvbm/transfer/strategy.hpp"
-#include "transfer/pipeline_workers.hpp"
 #include "transfer/local_copy.hpp"
+#include "transfer/pipeline_workers.hpp"
 #include "transfer/transfer_job.hpp"
 
 namespace kvbm::transfer {
@@ -78,7 +78,7 @@ class Pipeline {
   PipelineResources& resources_;
   IndexRange layers_;
   std::vector<Station> stations_;
-  std::vector<LocalCopy> copies_;   ///< between neighbouring memory stations
+  std::vector<LocalCopy> copies_;         ///< between neighbouring memory stations
   std::optional<Strategy> hop_strategy_;  ///< of a single hop that was chosen already
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;

@@ -12,7 +12,7 @@
 namespace kvbm::transfer {
 
 PipelineResources::PipelineResources(std::shared_ptr<memory::MemorySource> source,
-                                         std::uint64_t staging_bytes)
+                                     std::uint64_t staging_bytes)
     : source_(std::move(source)), staging_bytes_(staging_bytes) {}
 
 std::span<std::byte> PipelineResources::staging(std::uint64_t bytes) {
@@ -58,7 +58,7 @@ void PipelineResources::drain() {
 }
 
 PipelineWorkers::PipelineWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
-                         std::uint64_t staging_bytes)
+                                 std::uint64_t staging_bytes)
     : num_threads_(std::max(num_threads, 1U)),
       source_(std::move(source)),
       staging_bytes_(staging_bytes) {}

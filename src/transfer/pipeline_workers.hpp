@@ -50,7 +50,7 @@ class PipelineWorkers {
   using Job = std::function<void(PipelineResources&)>;  ///< must not throw
 
   PipelineWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
-              std::uint64_t staging_bytes);
+                  std::uint64_t staging_bytes);
   ~PipelineWorkers();
   PipelineWorkers(PipelineWorkers const&) = delete;
   PipelineWorkers& operator=(PipelineWorkers const&) = delete;

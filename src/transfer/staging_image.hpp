@@ -28,8 +28,8 @@ struct StagingImage {
   Hop host;    ///< between the image and the host's side
   std::uint64_t block_bytes = 0;
   std::uint64_t pieces_per_block = 0;  ///< contiguous pieces of the host's side
-  bool blocks_adjoin = false;  ///< the host's side of a block is one piece that the next one follows
-
+  bool blocks_adjoin =
+      false;  ///< the host's side of a block is one piece that the next one follows
 };
 
 /// @param host_side  whose order the image has

@@ -71,8 +71,8 @@ void enqueue_dma(device::Stream& stream, kvbm_copy_template const& shape,
     return;
   }
   check_status(kvbm_cuda_strided_dma(&shape, &boxes, KVBM_MEMCPY_BATCHED_WITH_FALLBACK,
-                              stream.native_handle(), nullptr, nullptr),
-        "submitting copies");
+                                     stream.native_handle(), nullptr, nullptr),
+               "submitting copies");
 }
 
 CurrentDevice::CurrentDevice(device::Backend backend, DeviceId id) {

@@ -18,8 +18,8 @@ struct Waiting {
         auto const event = self->events.back();
         if (!event->is_complete()) {
           // One after the other: the last to complete decides, in whatever order they do.
-          self->context.device_of(event->backend())->when_complete(
-              event, [self](std::exception_ptr failed) {
+          self->context.device_of(event->backend())
+              ->when_complete(event, [self](std::exception_ptr failed) {
                 self->events.pop_back();
                 go_on(self, std::move(failed));
               });

@@ -126,10 +126,8 @@ TEST_P(WayOptions, O2_WithoutRecordOnAReaderSeesTheOldDataAndWithItTheNew) {
   StreamLatch latch(own_stream("writer"));
   auto const reader = own_stream("reader");
   auto const hasty = own_stream("hasty reader");
-  auto const notification = submit(TransferOptions::builder()
-                                       .wait_for(event_behind(latch))
-                                       .record_on(reader)
-                                       .build());
+  auto const notification =
+      submit(TransferOptions::builder().wait_for(event_behind(latch)).record_on(reader).build());
   std::uint64_t seen = 99;
   std::uint64_t seen_hastily = 99;
   reader->enqueue([&] { seen = differences_from(1); });
@@ -159,9 +157,7 @@ TEST_P(WayOptions, N5_StoppedBeforeItBeganItLeavesTheMemoryAloneForEver) {
   auto const before = snapshot(*dst_);
   StreamLatch latch(own_stream("writer"));
   std::stop_source stop;
-  auto const waiting = [&] {
-    return TransferOptions::builder().wait_for(event_behind(latch));
-  };
+  auto const waiting = [&] { return TransferOptions::builder().wait_for(event_behind(latch)); };
   auto const late = submit(waiting().timeout(1ms).build());
   auto const stopped = submit(waiting().cancellation(stop.get_token()).build());
   EXPECT_FALSE(stopped.is_ready());
@@ -171,9 +167,8 @@ TEST_P(WayOptions, N5_StoppedBeforeItBeganItLeavesTheMemoryAloneForEver) {
   for (auto const& notification : {late, stopped}) {
     EXPECT_EQ(positions(notification), (std::vector<std::size_t>{0, 1, 2}));
   }
-  EXPECT_THROW(
-      submit(TransferOptions::builder().cancellation(stop.get_token()).build()).wait(),
-      CancelledError)
+  EXPECT_THROW(submit(TransferOptions::builder().cancellation(stop.get_token()).build()).wait(),
+               CancelledError)
       << "stopped already";
   latch.open();
   manager_.context().devices().front()->synchronize();
@@ -236,17 +231,17 @@ TEST_P(WayOptions, O2_S3_MaxSmsIsKeptOnAGpuAndRefusedWithout) {
 }
 
 TEST_P(WayOptions, O2_ABounceBufferThatIsNotNeededIsNotedAndNotTouched) {
-  auto const bounce = make(small_config(4), contiguous(KvBlockLayout::OperationalNHD),
-                           StorageKind::Pinned);
+  auto const bounce =
+      make(small_config(4), contiguous(KvBlockLayout::OperationalNHD), StorageKind::Pinned);
   write(bounce, 6);
   auto options = GetParam().options();
   options.bounce_buffer = BounceBuffer::from_handle(manager_.register_layout(bounce), {0, 1});
   submit(options).wait();
   EXPECT_EQ(differences_from(1), 0U);
   EXPECT_EQ(count_differences(bounce, all(bounce), 6, all(bounce)), 0U);
-  auto const text = manager_
-                        .explain_transfer(KvBlocks::of(*src_, {0}), KvBlocks::of(*dst_, {1}), options)
-                        .to_string();
+  auto const text =
+      manager_.explain_transfer(KvBlocks::of(*src_, {0}), KvBlocks::of(*dst_, {1}), options)
+          .to_string();
   EXPECT_NE(text.find("bounce"), std::string::npos) << text;
 }
 

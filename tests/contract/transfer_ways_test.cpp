@@ -69,8 +69,8 @@ TEST_P(Ways, S1_ExplainNamesTheWayAndItsHops) {
   auto const explained = manager_.explain_transfer(KvBlocks::of(src, {0}), KvBlocks::of(dst, {1}),
                                                    GetParam().options());
   EXPECT_EQ(explained.decision.strategy, GetParam().strategy);
-  bool const two_hops = GetParam().strategy == Strategy::StagedDma ||
-                        GetParam().strategy == Strategy::PinnedStaging;
+  bool const two_hops =
+      GetParam().strategy == Strategy::StagedDma || GetParam().strategy == Strategy::PinnedStaging;
   EXPECT_EQ(explained.hops.size(), two_hops ? 2U : 1U) << explained.to_string();
 }
 
@@ -215,9 +215,8 @@ TEST_F(AllWays, P14_AThousandOutstandingFromSixteenThreadsAllComplete) {
       // Sixteen is a multiple of four: every thread takes all ways in turns.
       auto const strategy = strategies[(i / kThreads + t) % strategies.size()];
       auto const& src = strategy == Strategy::PinnedStaging ? system : pinned;
-      outstanding[i] =
-          move(src, {block}, dst, {block},
-               TransferOptions::builder().strategy(strategy).wait_for(event).build());
+      outstanding[i] = move(src, {block}, dst, {block},
+                            TransferOptions::builder().strategy(strategy).wait_for(event).build());
     }
   });
   for (auto const& notification : outstanding) {

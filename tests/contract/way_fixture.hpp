@@ -33,13 +33,16 @@ inline std::vector<Way> every_way() {
   constexpr auto kSystem = StorageKind::System;
   constexpr auto kPinned = StorageKind::Pinned;
   constexpr auto kDevice = StorageKind::Device;
-  std::vector<Way> ways{{Strategy::DmaCopy, kDevice, kDevice}, {Strategy::SmCopy, kDevice, kDevice}};
+  std::vector<Way> ways{{Strategy::DmaCopy, kDevice, kDevice},
+                        {Strategy::SmCopy, kDevice, kDevice}};
   // On a GPU the driver would block the caller until a stream gets to its pageable memory.
   bool const gpu = wants_cuda();
-  for (auto const& [strategy, host] :
-       {std::pair(Strategy::DmaCopy, kSystem), {Strategy::DmaCopy, kPinned},
-        {Strategy::SmCopy, kPinned}, {Strategy::StagedDma, kSystem}, {Strategy::StagedDma, kPinned},
-        {Strategy::PinnedStaging, kSystem}}) {
+  for (auto const& [strategy, host] : {std::pair(Strategy::DmaCopy, kSystem),
+                                       {Strategy::DmaCopy, kPinned},
+                                       {Strategy::SmCopy, kPinned},
+                                       {Strategy::StagedDma, kSystem},
+                                       {Strategy::StagedDma, kPinned},
+                                       {Strategy::PinnedStaging, kSystem}}) {
     if (gpu && host == kSystem && strategy != Strategy::PinnedStaging) { continue; }
     ways.push_back({strategy, host, kDevice});
     ways.push_back({strategy, kDevice, host});

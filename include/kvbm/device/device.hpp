@@ -99,7 +99,8 @@ struct HostDeviceOptions {
 /// @throws Error(InvalidArgument) negative id, no memory
 DevicePtr make_host_device(DeviceId id, HostDeviceOptions const& options = {});
 
-/// CUDA device `id`, in its primary context, which it shares with the process's other users of CUDA.
+/// CUDA device `id`, in its primary context, which it shares with the process's other users of
+/// CUDA.
 /// @throws UnsupportedError "no CUDA device: <reason>" in a build or on a machine without CUDA;
 ///         Error(NotFound) naming the ids there are
 DevicePtr make_cuda_device(DeviceId id);

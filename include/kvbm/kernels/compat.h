@@ -7,9 +7,9 @@
  * link against kvbm_kernels_compat unchanged. New code includes kvbm/kernels/kernels.h.
  *
  * Each copy returns a cudaError_t as an int: 0 for success, 1 (cudaErrorInvalidValue) for arguments
- * that are refused, 801 (cudaErrorNotSupported) in a build without CUDA, else what CUDA said. Tables
- * of pointers lie in memory that the device reads; `stream` is a cudaStream_t. Work is enqueued, and
- * nothing is allocated.
+ * that are refused, 801 (cudaErrorNotSupported) in a build without CUDA, else what CUDA said.
+ * Tables of pointers lie in memory that the device reads; `stream` is a cudaStream_t. Work is
+ * enqueued, and nothing is allocated.
  */
 
 #include <stddef.h>

@@ -152,7 +152,7 @@ class TransferManager::Builder {
   Builder& file_workers(unsigned count);                                 ///< default 2
   Builder& staging_bytes(std::uint64_t bytes_per_worker);                ///< default 32 MiB
   Builder& cost_model(transfer::CostModel const& costs);
-  Builder& plan_cache_capacity(std::size_t count);  ///< default 64
+  Builder& plan_cache_capacity(std::size_t count);            ///< default 64
   Builder& disk_io(std::shared_ptr<memory::DiskIo> disk_io);  ///< default memory::make_disk_io()
 
   /// @throws Error(InvalidArgument) naming a bad value; UnsupportedError

@@ -89,9 +89,9 @@ struct CostModel {
 /// What choose() has to know where a device's streams move the bytes.
 struct DeviceChoice {
   LinkDirection direction = LinkDirection::DeviceToDevice;
-  bool emulated = false;     ///< no GPU: the GPU's ways run only when asked for by name
-  bool pageable = false;     ///< the host side is System memory
-  bool addressable = true;   ///< kernels reach both sides
+  bool emulated = false;             ///< no GPU: the GPU's ways run only when asked for by name
+  bool pageable = false;             ///< the host side is System memory
+  bool addressable = true;           ///< kernels reach both sides
   std::uint64_t num_dma = 1;         ///< runs, those of neighbouring blocks merged
   std::uint64_t num_staged_dma = 1;  ///< contiguous pieces of the host's side, likewise
 };
@@ -106,7 +106,7 @@ struct ChoiceInput {
   /// Both sides have equal extents, whole blocks are moved, memory is aligned for direct I/O.
   bool extents_match = false;
   bool caller_stream = false;
-  bool capturing = false;  ///< the caller's stream is being captured into a graph
+  bool capturing = false;   ///< the caller's stream is being captured into a graph
   bool single_hop = false;  ///< a part of a path that has its staging already
   bool bounce_given = false;
   bool must_wait = false;  ///< wait_for names events that are not complete

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Bulk asynchronous copies through shared memory: the copy unit of a multiprocessor moves the bytes,
-// a warp only keeps its ring of stages filled. What is in flight is bounded by shared memory, not by
-// registers: one thread block hides the latency of a host link.
+// Bulk asynchronous copies through shared memory: the copy unit of a multiprocessor moves the
+// bytes, a warp only keeps its ring of stages filled. What is in flight is bounded by shared
+// memory, not by registers: one thread block hides the latency of a host link.
 
 #include <cuda_runtime.h>
 
@@ -28,10 +28,10 @@ __device__ __forceinline__ void barrier_init(std::uint64_t* barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
 }
 __device__ __forceinline__ void barrier_expect(std::uint64_t* barrier, std::uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
   std::uint32_t done = 0;
@@ -61,10 +61,10 @@ __device__ __forceinline__ void bulk_store(void* global, void const* shared, std
 }
 #endif
 
-/// Every warp walks groups of `slots` units with a ring of Stages groups. After the store of a group
-/// has been issued, the group Lag before it is waited for and its stage loaded again: Lag stages
-/// are on their way out, the others on their way in.
-/// Shared memory: warps * Stages * stage_bytes, plus kBulkAlignment.
+/// Every warp walks groups of `slots` units with a ring of Stages groups. After the store of a
+/// group has been issued, the group Lag before it is waited for and its stage loaded again: Lag
+/// stages are on their way out, the others on their way in. Shared memory: warps * Stages *
+/// stage_bytes, plus kBulkAlignment.
 template <class Source, int Stages, int Lag>
 __global__ void __launch_bounds__(kMaxBulkWarps * 32)
     copy_bulk(__grid_constant__ Source const source, __grid_constant__ CopyNest const nest,
@@ -111,8 +111,7 @@ __global__ void __launch_bounds__(kMaxBulkWarps * 32)
     if (lane == 0) barrier_expect(full + stage, all);
     __syncwarp();
     if (bytes[stage] != 0) {
-      bulk_load(ring + static_cast<unsigned>(stage) * stage_bytes, src, bytes[stage],
-                full + stage);
+      bulk_load(ring + static_cast<unsigned>(stage) * stage_bytes, src, bytes[stage], full + stage);
     }
   };
 

@@ -64,8 +64,8 @@ struct Units {
                         std::uint64_t{in_run} * kChunkBytes;
     for (std::uint32_t d = 0; d < num_dims; ++d) {
       std::uint32_t const next = dims[d].extent.divide(run);
-      at += static_cast<std::uint64_t>(static_cast<std::int64_t>(run - next * dims[d].extent.divisor) *
-                                       dims[d].stride);
+      at += static_cast<std::uint64_t>(
+          static_cast<std::int64_t>(run - next * dims[d].extent.divisor) * dims[d].stride);
       run = next;
     }
     return at;
@@ -94,8 +94,7 @@ __global__ void __launch_bounds__(256)
   std::uint64_t const even_keys[2] = {xxh3::secret_at(secret), xxh3::secret_at(secret + 64)};
   std::uint64_t const odd_keys[2] = {xxh3::secret_at(secret + 8), xxh3::secret_at(secret + 72)};
   constexpr int kUnroll = 2;  // loads in flight: twice this many
-  std::uint64_t const first =
-      (std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32 * kUnroll;
+  std::uint64_t const first = (std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32 * kUnroll;
   for (std::uint64_t at = first; at < total; at += num_warps * kUnroll) {
     ulonglong2 words[kUnroll][2];
 #pragma unroll
@@ -155,9 +154,9 @@ __global__ void __launch_bounds__(64)
     }
   }
   auto const add_word = [&](std::uint64_t byte, unsigned secret_byte) {
-    std::uintptr_t const chunk = units.address(unit, static_cast<std::uint32_t>(byte / kChunkBytes));
-    std::uint64_t const word =
-        *reinterpret_cast<std::uint64_t const*>(chunk + byte % kChunkBytes);
+    std::uintptr_t const chunk =
+        units.address(unit, static_cast<std::uint32_t>(byte / kChunkBytes));
+    std::uint64_t const word = *reinterpret_cast<std::uint64_t const*>(chunk + byte % kChunkBytes);
     std::uint64_t const other = __shfl_xor_sync(group, word, 1);
     value += xxh3::product(word, xxh3::secret_at(secret_byte + 8 * lane)) + other;
   };
@@ -268,13 +267,13 @@ kvbm_status kvbm_cuda_xxh3_128(kvbm_copy_template const* shape, kvbm_hash_units 
   if (auto const status = checked(cudaGetDevice(&device)); status != KVBM_STATUS_OK) {
     return status;
   }
-  if (auto const status = checked(
-          cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  if (auto const status =
+          checked(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
       status != KVBM_STATUS_OK) {
     return status;
   }
-  std::size_t const at_once = std::min<std::uint64_t>(
-      kMaxBlocks, per_block == 0 ? kMaxBlocks : scratch_bytes / per_block);
+  std::size_t const at_once =
+      std::min<std::uint64_t>(kMaxBlocks, per_block == 0 ? kMaxBlocks : scratch_bytes / per_block);
   auto* const sums = static_cast<std::uint64_t*>(scratch);
   auto* const cuda_stream = static_cast<cudaStream_t>(stream);
   for (std::size_t first = 0; first < units->num_blocks; first += at_once) {

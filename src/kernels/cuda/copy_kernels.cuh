@@ -128,8 +128,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   std::uint32_t const first = threadIdx.x / kWarp * gridDim.x + blockIdx.x;
   for (std::uint32_t unit = first; unit < nest.num_units; unit += num_warps) {
     auto const [src, dst, left] = nest.locate(source, unit);
-    auto const bytes =
-        left < nest.unit_bytes ? static_cast<std::uint32_t>(left) : nest.unit_bytes;
+    auto const bytes = left < nest.unit_bytes ? static_cast<std::uint32_t>(left) : nest.unit_bytes;
     copy_stretch<Unroll>(src, dst, bytes, lane);
   }
 }
@@ -157,7 +156,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     }
 #pragma unroll
     for (int i = 0; i < Unroll; ++i) {
-      if (at + static_cast<unsigned>(i) * kWarp < nest.num_units) store_vector<T>(dst[i], values[i]);
+      if (at + static_cast<unsigned>(i) * kWarp < nest.num_units)
+        store_vector<T>(dst[i], values[i]);
     }
   }
 }

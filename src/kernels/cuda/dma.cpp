@@ -97,9 +97,8 @@ class DmaQueue {
  private:
   cudaError_t end_run() {
     while (bytes_ != 0) {
-      std::uint64_t const piece =
-          std::min({bytes_, kRegistrationSpan - src_ % kRegistrationSpan,
-                    kRegistrationSpan - dst_ % kRegistrationSpan});
+      std::uint64_t const piece = std::min({bytes_, kRegistrationSpan - src_ % kRegistrationSpan,
+                                            kRegistrationSpan - dst_ % kRegistrationSpan});
       buffer_.push(src_, dst_, piece);
       src_ += piece;
       dst_ += piece;
@@ -114,9 +113,8 @@ class DmaQueue {
   [[nodiscard]] bool is_better_one_by_one() const noexcept {
     if (!may_fall_back_ || used_batch_) return false;
     if (buffer_.dst.size() <= tuning_.max_individual) return true;
-    return std::ranges::all_of(buffer_.bytes, [this](std::size_t bytes) {
-      return bytes >= tuning_.min_individual_bytes;
-    });
+    return std::ranges::all_of(
+        buffer_.bytes, [this](std::size_t bytes) { return bytes >= tuning_.min_individual_bytes; });
   }
 
   cudaError_t submit() {
@@ -125,8 +123,8 @@ class DmaQueue {
     num_dma_ += count;
     cudaError_t error = cudaErrorNotSupported;
     if (batched_ && !is_better_one_by_one()) {
-      error = api_.batch(buffer_.dst.data(), buffer_.src.data(), buffer_.bytes.data(), count,
-                         stream_);
+      error =
+          api_.batch(buffer_.dst.data(), buffer_.src.data(), buffer_.bytes.data(), count, stream_);
       if (error == cudaSuccess) used_batch_ = true;
       // Any other error has a cause in the addresses, which copying one by one would only hide.
       if (error != cudaSuccess && (error != cudaErrorNotSupported || !may_fall_back_)) return error;
@@ -172,9 +170,8 @@ cudaError_t enqueue_box(kvbm_copy_template const& shape, std::uintptr_t src, std
   }
   std::array<std::uint64_t, KVBM_MAX_COPY_DIMS> index{};
   for (;;) {
-    cudaError_t const error =
-        rows != nullptr ? queue.rows(src, dst, *rows, shape.run_bytes)
-                        : queue.run(src, dst, shape.run_bytes);
+    cudaError_t const error = rows != nullptr ? queue.rows(src, dst, *rows, shape.run_bytes)
+                                              : queue.run(src, dst, shape.run_bytes);
     if (error != cudaSuccess) return error;
     std::uint32_t at = num_dims;
     for (; at > 0; --at) {
@@ -193,10 +190,9 @@ cudaError_t enqueue_box(kvbm_copy_template const& shape, std::uintptr_t src, std
 /// Every box, in the order in which neighbours follow one another.
 cudaError_t enqueue_boxes(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes,
                           DmaTuning const& tuning, DmaQueue& queue) {
-  bool const segments_inside =
-      boxes.num_segments > 1 &&
-      boxes.src_segments[1] - boxes.src_segments[0] == shape.run_bytes &&
-      boxes.dst_segments[1] - boxes.dst_segments[0] == shape.run_bytes;
+  bool const segments_inside = boxes.num_segments > 1 &&
+                               boxes.src_segments[1] - boxes.src_segments[0] == shape.run_bytes &&
+                               boxes.dst_segments[1] - boxes.dst_segments[0] == shape.run_bytes;
   std::size_t const outer = segments_inside ? boxes.num_blocks : boxes.num_segments;
   std::size_t const inner = segments_inside ? boxes.num_segments : boxes.num_blocks;
   for (std::size_t i = 0; i < outer; ++i) {
@@ -221,8 +217,8 @@ bool is_known(kvbm_memcpy_batch_mode mode) noexcept {
 /// Whether the batch function can be asked on this stream.
 cudaError_t can_batch(CudaDmaApi const& api, kvbm_memcpy_batch_mode mode, cudaStream_t stream,
                       bool& possible) {
-  possible = mode != KVBM_MEMCPY_FALLBACK_ONLY && stream != nullptr &&
-             stream != cudaStreamLegacy && api.has_batch();
+  possible = mode != KVBM_MEMCPY_FALLBACK_ONLY && stream != nullptr && stream != cudaStreamLegacy &&
+             api.has_batch();
   if (!possible) return cudaSuccess;
   bool capturing = false;
   cudaError_t const error = api.is_capturing(stream, capturing);
@@ -290,9 +286,8 @@ kvbm_status strided_dma(kvbm_copy_template const* shape, kvbm_copy_boxes const* 
   }
   if (error != cudaSuccess) return checked(error);
   kvbm_copy_template const simple = reduced(*shape, Walk::Destination);
-  return submit_all(
-      api, tuning, mode, cuda_stream, possible && registered, path, num_dma,
-      [&](DmaQueue& queue) { return enqueue_boxes(simple, *boxes, tuning, queue); });
+  return submit_all(api, tuning, mode, cuda_stream, possible && registered, path, num_dma,
+                    [&](DmaQueue& queue) { return enqueue_boxes(simple, *boxes, tuning, queue); });
 }
 
 kvbm_status memcpy_batch(void const* const* src_ptrs, void* const* dst_ptrs, std::size_t bytes,

@@ -31,10 +31,10 @@ CudaDmaApi const& cuda_dma_api() noexcept;
 
 /// What is open about a DMA copy.
 struct DmaTuning {
-  std::size_t max_batch = 4096;          ///< descriptors a call
-  std::size_t max_individual = 2;        ///< as few copies are made one by one
+  std::size_t max_batch = 4096;    ///< descriptors a call
+  std::size_t max_individual = 2;  ///< as few copies are made one by one
   std::uint64_t min_individual_bytes = std::uint64_t{8} << 20U;  ///< copies as large as this, too
-  std::size_t min_rows = 0;              ///< rows from which a two-dimensional copy is made; 0: never
+  std::size_t min_rows = 0;  ///< rows from which a two-dimensional copy is made; 0: never
 };
 
 /// kvbm_cuda_strided_dma by the calls of `api`.

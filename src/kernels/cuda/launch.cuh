@@ -32,14 +32,17 @@ cudaError_t launch_loads(void (*kernel)(Source, CopyNest), Source const& source,
                          LaunchPlan const& plan) {
   std::uint64_t const warps = (nest.num_units + units_per_warp - 1) / units_per_warp;
   unsigned const multiprocessors = plan.device.num_multiprocessors;
-  std::uint64_t const ctas = plan.max_ctas == 0
-                                 ? multiprocessors
-                                 : std::min<std::uint64_t>(plan.max_ctas, multiprocessors);
-  // Small copies are spread over many multiprocessors, which start side by side.
+  // Where the device is to be filled, more thread blocks than fit: they end at different times, and
+  // the hardware balances what is left. Where multiprocessors are counted, one full block each.
+  constexpr std::uint64_t kBlocksToBalance = 64;
+  bool const fills = plan.max_ctas == 0;
+  std::uint64_t const ctas = fills ? multiprocessors * kBlocksToBalance
+                                   : std::min<std::uint64_t>(plan.max_ctas, multiprocessors);
   unsigned threads = plan.tuning.threads;
   if (threads == 0) {
+    // Small copies are spread over many multiprocessors, which start side by side.
     std::uint64_t const share = (warps + ctas - 1) / ctas * kWarp;
-    threads = share <= 128 ? 128 : share <= 256 ? 256 : share <= 512 ? 512 : kMaxThreads;
+    threads = share <= 128 ? 128 : share <= 256 || fills ? 256 : share <= 512 ? 512 : kMaxThreads;
   }
   std::uint64_t const needed = (warps * kWarp + threads - 1) / threads;
   void* arguments[] = {const_cast<Source*>(&source), const_cast<CopyNest*>(&nest)};
@@ -72,8 +75,7 @@ cudaError_t launch_bulk(Source const& source, CopyNest const& nest, std::uint32_
 /// the template and have at most kMaxUnits units each.
 template <class Launch>
 cudaError_t for_each_piece(kvbm_copy_template const& shape, std::uint64_t unit_bytes,
-                           std::int64_t src_offset, std::int64_t dst_offset,
-                           Launch const& launch) {
+                           std::int64_t src_offset, std::int64_t dst_offset, Launch const& launch) {
   if (units_per_box(shape, unit_bytes) <= kMaxUnits) return launch(shape, src_offset, dst_offset);
   kvbm_copy_template first = shape;
   kvbm_copy_template second = shape;

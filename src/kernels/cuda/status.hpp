@@ -7,8 +7,8 @@
 
 namespace kvbm::kernels {
 
-/// The status that `error` becomes. A failure is kept for kvbm_cuda_last_error, and taken out of the
-/// runtime's own slot, where it would be found by somebody else's next check.
+/// The status that `error` becomes. A failure is kept for kvbm_cuda_last_error, and taken out of
+/// the runtime's own slot, where it would be found by somebody else's next check.
 kvbm_status checked(cudaError_t error) noexcept;
 
 /// What a launch has to know of the calling thread's current device.

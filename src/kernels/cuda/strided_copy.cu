@@ -65,9 +65,9 @@ Method choose(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes,
     method.stage_bytes = tuning.bulk_stage_bytes;
     std::uint64_t const pieces = (shape.run_bytes + method.stage_bytes - 1) / method.stage_bytes;
     // Pieces of equal size, whole lines each.
-    method.unit_bytes = pieces == 1 ? shape.run_bytes
-                                    : (shape.run_bytes / pieces + kBulkAlignment) / kBulkAlignment *
-                                          kBulkAlignment;
+    method.unit_bytes =
+        pieces == 1 ? shape.run_bytes
+                    : (shape.run_bytes / pieces + kBulkAlignment) / kBulkAlignment * kBulkAlignment;
     method.unit_bytes = std::min<std::uint64_t>(method.unit_bytes, method.stage_bytes);
     method.slots = static_cast<std::uint32_t>(
         std::min<std::uint64_t>(kWarp, method.stage_bytes / method.unit_bytes));
@@ -81,7 +81,7 @@ Method choose(kvbm_copy_template const& shape, kvbm_copy_boxes const& boxes,
     return method;
   }
   method.kernel = Kernel::Stretches;
-  method.unroll = tuning.unroll != 0 ? static_cast<int>(tuning.unroll)
+  method.unroll = tuning.unroll != 0        ? static_cast<int>(tuning.unroll)
                   : shape.run_bytes >= 4096 ? 8
                                             : 4;
   method.unit_bytes = kWarp * 16 * static_cast<unsigned>(method.unroll);
@@ -172,18 +172,16 @@ cudaError_t launch_piece(kvbm_copy_template const& shape, kvbm_copy_boxes const&
       std::min<std::size_t>({boxes.num_segments, kCapacity / 2 / kSegmentBytes, max_boxes});
   for (std::size_t segment = 0; segment < boxes.num_segments; segment += max_segments) {
     std::size_t const segments = std::min(max_segments, boxes.num_segments - segment);
-    std::size_t const max_blocks =
-        std::min((kCapacity - segments * kSegmentBytes) / kBlockBytes,
-                 std::max<std::size_t>(1, max_boxes / segments));
+    std::size_t const max_blocks = std::min((kCapacity - segments * kSegmentBytes) / kBlockBytes,
+                                            std::max<std::size_t>(1, max_boxes / segments));
     for (std::size_t block = 0; block < boxes.num_blocks; block += max_blocks) {
       Slice const slice{segment, segments, block, std::min(max_blocks, boxes.num_blocks - block)};
       bool const narrow = method.kernel == Kernel::Units && method.width < 16;
       auto* const launch =
-          narrow || slice.table_bytes() > MediumBoxes::kTableBytes  ? launch_slice<LargeBoxes>
-          : slice.table_bytes() > SmallBoxes::kTableBytes ? launch_slice<MediumBoxes>
-                                                          : launch_slice<SmallBoxes>;
-      cudaError_t const error =
-          launch(shape, boxes, slice, src_offset, dst_offset, method, plan);
+          narrow || slice.table_bytes() > MediumBoxes::kTableBytes ? launch_slice<LargeBoxes>
+          : slice.table_bytes() > SmallBoxes::kTableBytes          ? launch_slice<MediumBoxes>
+                                                                   : launch_slice<SmallBoxes>;
+      cudaError_t const error = launch(shape, boxes, slice, src_offset, dst_offset, method, plan);
       if (error != cudaSuccess) return error;
     }
   }
@@ -198,7 +196,8 @@ void const* address_of(Kernel* kernel) {
 template <class Boxes>
 cudaError_t load_kernels_over() {
   return load_kernels({address_of(copy_units<Boxes, 16, 4>), address_of(copy_stretches<Boxes, 8>),
-               address_of(copy_stretches<Boxes, 4>), address_of(copy_bulk<Boxes, kBulkStages, 1>)});
+                       address_of(copy_stretches<Boxes, 4>),
+                       address_of(copy_bulk<Boxes, kBulkStages, 1>)});
 }
 
 }  // namespace
@@ -230,11 +229,11 @@ kvbm_status strided_copy(kvbm_copy_template const* shape, kvbm_copy_boxes const*
   }
   kvbm_copy_template const simple = reduced(*shape, tuning.walk);
   Method const method = choose(simple, *boxes, *launch, plan.device, plan.tuning);
-  return checked(for_each_piece(
-      simple, method.unit_bytes, 0, 0,
-      [&](kvbm_copy_template const& piece, std::int64_t src, std::int64_t dst) {
-        return launch_piece(piece, *boxes, src, dst, method, plan);
-      }));
+  return checked(
+      for_each_piece(simple, method.unit_bytes, 0, 0,
+                     [&](kvbm_copy_template const& piece, std::int64_t src, std::int64_t dst) {
+                       return launch_piece(piece, *boxes, src, dst, method, plan);
+                     }));
 }
 
 }  // namespace kvbm::kernels

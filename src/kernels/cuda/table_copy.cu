@@ -55,8 +55,8 @@ kvbm_status permute(void* const* universal_ptrs, void* const* chunk_ptrs, Permut
       shape.chunks_per_block() > kMaxUnits) {
     return KVBM_STATUS_INVALID_VALUE;
   }
-  return copy_tables(shape.chunk_template(ToUniversal), shape.num_chunks,
-                     shape.chunks_per_block(), stream, [&](std::uint64_t first) {
+  return copy_tables(shape.chunk_template(ToUniversal), shape.num_chunks, shape.chunks_per_block(),
+                     stream, [&](std::uint64_t first) {
                        return TableChunks<ToUniversal>{
                            universal_ptrs + first / shape.chunks_per_block(), chunk_ptrs + first,
                            FastDivider(shape.chunks_per_block()), shape.slice_bytes};
@@ -83,17 +83,15 @@ kvbm_status kvbm_cuda_vectorized_copy(void const* const* src_ptrs, void* const* 
   }
   kvbm_copy_template shape{};
   shape.run_bytes = copy_size_bytes;
-  return copy_tables(shape, static_cast<std::uint64_t>(num_pairs), 1, stream,
-                     [&](std::uint64_t first) {
-                       return TablePairs{src_ptrs + first, dst_ptrs + first};
-                     });
+  return copy_tables(
+      shape, static_cast<std::uint64_t>(num_pairs), 1, stream,
+      [&](std::uint64_t first) { return TablePairs{src_ptrs + first, dst_ptrs + first}; });
 }
 
 kvbm_status kvbm_cuda_universal_from_block(void* const* universal_ptrs,
                                            void const* const* block_ptrs, size_t num_blocks,
                                            size_t nh, size_t nl, size_t no, size_t nt, size_t hd,
-                                           kvbm_dtype dtype, kvbm_block_order order,
-                                           void* stream) {
+                                           kvbm_dtype dtype, kvbm_block_order order, void* stream) {
   return permute<true>(universal_ptrs, const_cast<void* const*>(block_ptrs),
                        {num_blocks, nh, nl, no, nt, hd, width_of(dtype), order}, stream);
 }
@@ -101,8 +99,7 @@ kvbm_status kvbm_cuda_universal_from_block(void* const* universal_ptrs,
 kvbm_status kvbm_cuda_block_from_universal(void const* const* universal_ptrs,
                                            void* const* block_ptrs, size_t num_blocks, size_t nh,
                                            size_t nl, size_t no, size_t nt, size_t hd,
-                                           kvbm_dtype dtype, kvbm_block_order order,
-                                           void* stream) {
+                                           kvbm_dtype dtype, kvbm_block_order order, void* stream) {
   return permute<false>(const_cast<void* const*>(universal_ptrs), block_ptrs,
                         {num_blocks, nh, nl, no, nt, hd, width_of(dtype), order}, stream);
 }

@@ -23,13 +23,13 @@ TEST(CudaAbi, K5_BuildWithoutCudaAnswersAndDoesNotAbort) {
   EXPECT_NE(kvbm_cuda_error_string(1), nullptr);
   EXPECT_EQ(kvbm_cuda_make_current(0, nullptr), KVBM_STATUS_NOT_SUPPORTED);
   EXPECT_EQ(kvbm_cuda_strided_copy(nullptr, nullptr, nullptr), KVBM_STATUS_NOT_SUPPORTED);
-  EXPECT_EQ(kvbm_cuda_strided_dma(nullptr, nullptr, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr,
-                                  nullptr),
-            KVBM_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(
+      kvbm_cuda_strided_dma(nullptr, nullptr, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr, nullptr),
+      KVBM_STATUS_NOT_SUPPORTED);
   EXPECT_EQ(kvbm_cuda_vectorized_copy(nullptr, nullptr, 1, 1, nullptr), KVBM_STATUS_NOT_SUPPORTED);
-  EXPECT_EQ(kvbm_cuda_memcpy_batch(nullptr, nullptr, 1, 1, KVBM_MEMCPY_FALLBACK_ONLY, nullptr,
-                                   nullptr),
-            KVBM_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(
+      kvbm_cuda_memcpy_batch(nullptr, nullptr, 1, 1, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr),
+      KVBM_STATUS_NOT_SUPPORTED);
 }
 
 TEST(CudaAbi, K3_NothingToDoIsFineWithoutADevice) {
@@ -80,12 +80,12 @@ TEST(CudaAbi, K3_InvalidArgumentsAreRefusedWithoutADevice) {
                                    static_cast<kvbm_memcpy_batch_mode>(3), nullptr, nullptr),
             invalid);
   void* null = nullptr;
-  EXPECT_EQ(kvbm_cuda_memcpy_batch(&constant, &null, 1, 1, KVBM_MEMCPY_FALLBACK_ONLY, nullptr,
-                                   nullptr),
-            invalid);
-  EXPECT_EQ(kvbm_cuda_memcpy_batch(nullptr, &pointer, 1, 1, KVBM_MEMCPY_FALLBACK_ONLY, nullptr,
-                                   nullptr),
-            invalid);
+  EXPECT_EQ(
+      kvbm_cuda_memcpy_batch(&constant, &null, 1, 1, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr),
+      invalid);
+  EXPECT_EQ(
+      kvbm_cuda_memcpy_batch(nullptr, &pointer, 1, 1, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr),
+      invalid);
   auto const permute = [&](void* const* universal, void const* const* chunks, std::size_t nh,
                            int dtype, int order) {
     return kvbm_cuda_universal_from_block(universal, chunks, 1, nh, 1, 1, 1, 8,
@@ -114,17 +114,17 @@ TEST(CudaAbi, K3_InvalidArgumentsAreRefusedWithoutADevice) {
   kvbm_copy_boxes bad = good;
   bad.src_segments = &zero;
   EXPECT_EQ(kvbm_cuda_strided_copy(&shape, &bad, &launch), invalid);
-  EXPECT_EQ(kvbm_cuda_strided_dma(&shape, &bad, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr,
-                                  nullptr),
-            invalid);
+  EXPECT_EQ(
+      kvbm_cuda_strided_dma(&shape, &bad, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr, nullptr),
+      invalid);
   bad = good;
   bad.dst_blocks = nullptr;
   EXPECT_EQ(kvbm_cuda_strided_copy(&shape, &bad, &launch), invalid);
   shape.num_dims = KVBM_MAX_COPY_DIMS + 1;
   EXPECT_EQ(kvbm_cuda_strided_copy(&shape, &good, &launch), invalid);
-  EXPECT_EQ(kvbm_cuda_strided_dma(&shape, &good, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr,
-                                  nullptr),
-            invalid);
+  EXPECT_EQ(
+      kvbm_cuda_strided_dma(&shape, &good, KVBM_MEMCPY_FALLBACK_ONLY, nullptr, nullptr, nullptr),
+      invalid);
 }
 
 TEST(CudaAbi, K5_MachineWithoutADeviceGetsAnErrorWithItsCause) {

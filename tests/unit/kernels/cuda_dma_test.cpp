@@ -203,8 +203,7 @@ TEST_F(StridedDma, K4_MissingBatchFunctionIsReplacedAndReported) {
   EXPECT_EQ(path_, KVBM_MEMCPY_PATH_INDIVIDUAL);
   EXPECT_EQ(record().individual, num_dma_);
   EXPECT_TRUE(record().batches.empty());
-  EXPECT_EQ(run(layout, 4096, 4096, KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK),
-            KVBM_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(run(layout, 4096, 4096, KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK), KVBM_STATUS_NOT_SUPPORTED);
 }
 
 TEST_F(StridedDma, K4_BatchFunctionThatRefusesIsReplacedAndReported) {
@@ -212,8 +211,7 @@ TEST_F(StridedDma, K4_BatchFunctionThatRefusesIsReplacedAndReported) {
   BoxLayout const layout = scattered(run_of(100), 1, 50, 128, 0, 0, 3);
   expect_as_cpu(layout);
   EXPECT_EQ(path_, KVBM_MEMCPY_PATH_INDIVIDUAL);
-  EXPECT_EQ(run(layout, 4096, 4096, KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK),
-            KVBM_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(run(layout, 4096, 4096, KVBM_MEMCPY_BATCH_WITHOUT_FALLBACK), KVBM_STATUS_NOT_SUPPORTED);
 }
 
 TEST_F(StridedDma, OtherErrorsOfTheBatchFunctionAreNotHidden) {

@@ -17,7 +17,8 @@ void require(cudaError_t error, char const* what) {
   }
 }
 
-std::vector<std::uint32_t> shuffled_ids(std::size_t count, std::size_t of, std::mt19937_64& random) {
+std::vector<std::uint32_t> shuffled_ids(std::size_t count, std::size_t of,
+                                        std::mt19937_64& random) {
   std::vector<std::uint32_t> ids(of);
   std::iota(ids.begin(), ids.end(), 0U);
   std::shuffle(ids.begin(), ids.end(), random);

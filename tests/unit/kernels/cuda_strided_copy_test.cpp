@@ -71,8 +71,8 @@ TEST_F(CudaStridedCopy, P10_EverySizeAtEveryOffset) {
 }
 
 TEST_F(CudaStridedCopy, RunsOfEveryLengthByEveryWay) {
-  for (std::uint64_t const size :
-       {16U, 48U, 64U, 256U, 496U, 512U, 528U, 1024U, 2032U, 2048U, 2064U, 4096U, 8192U, 8208U, 40000U, 1U << 20U}) {
+  for (std::uint64_t const size : {16U, 48U, 64U, 256U, 496U, 512U, 528U, 1024U, 2032U, 2048U,
+                                   2064U, 4096U, 8192U, 8208U, 40000U, 1U << 20U}) {
     expect_all_ways(scattered(run_of(size), 3, 7, 16, 0, 0, size));
   }
 }
@@ -85,9 +85,8 @@ TEST_F(CudaStridedCopy, RandomTemplatesEqualTheCpuTwin) {
     constexpr std::array<std::int64_t, 6> kGrains{1, 2, 4, 8, 16, 16};
     std::int64_t const grain = kGrains[random() % kGrains.size()];
     if (shape.run_bytes < 600) shape = scaled(shape, grain);
-    BoxLayout const layout =
-        scattered(shape, 1 + random() % 4, 1 + random() % 9, static_cast<std::uint64_t>(grain), 0,
-                  0, random());
+    BoxLayout const layout = scattered(shape, 1 + random() % 4, 1 + random() % 9,
+                                       static_cast<std::uint64_t>(grain), 0, 0, random());
     if (layout.src_bytes > (16U << 20U) || layout.dst_bytes > (16U << 20U)) continue;
     expect_as_cpu(layout, kKinds[random() % 2], kKinds[random() % 2], kWays[random() % 3],
                   static_cast<std::uint32_t>(random() % 4));
@@ -101,8 +100,8 @@ TEST_F(CudaStridedCopy, ManyBlocksNeedSeveralLaunches) {
                 MemoryKind::Device, KVBM_CUDA_WAY_LOADS);
   expect_as_cpu(scattered(run_of(4096), 1, 20'000, 16, 0, 0, 5), MemoryKind::Device,
                 MemoryKind::Device, KVBM_CUDA_WAY_BULK, 8);
-  expect_as_cpu(scattered(run_of(1), 1, 70'000, 1, 0, 0, 6), MemoryKind::Device,
-                MemoryKind::Device, KVBM_CUDA_WAY_AUTO);
+  expect_as_cpu(scattered(run_of(1), 1, 70'000, 1, 0, 0, 6), MemoryKind::Device, MemoryKind::Device,
+                KVBM_CUDA_WAY_AUTO);
 }
 
 TEST_F(CudaStridedCopy, ManySegmentsNeedSeveralLaunches) {
@@ -156,8 +155,8 @@ TEST_F(CudaStridedCopy, OffsetsBeyondFourGibibytes) {
   std::uintptr_t const src = memory.address();
   std::uintptr_t const dst = memory.address() + kBytes - 4 * kRun;
   std::array<std::uint32_t, 2> const ids{0, 1};
-  kvbm_copy_boxes const boxes{1,          &src,       &dst, std::uint64_t{5} << 29U, 2 * kRun, 2,
-                              ids.data(), ids.data()};
+  kvbm_copy_boxes const boxes{1,        &src, &dst,       std::uint64_t{5} << 29U,
+                              2 * kRun, 2,    ids.data(), ids.data()};
   auto const marks = noise(4 * kRun, 5);
   std::array<std::size_t, 4> const at{0, std::size_t{5} << 30U, std::size_t{5} << 29U,
                                       (std::size_t{5} << 29U) + (std::size_t{5} << 30U)};

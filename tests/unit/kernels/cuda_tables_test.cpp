@@ -121,9 +121,9 @@ TEST_F(CudaMemcpyBatch, K4_EveryModeBothDirections) {
         auto const sources = pairs.sources(src);
         auto const destinations = pairs.destinations(dst);
         auto path = KVBM_MEMCPY_PATH_NONE;
-        kvbm_status const status = kvbm_cuda_memcpy_batch(
-            sources.data(), destinations.data(), size, count,
-            static_cast<kvbm_memcpy_batch_mode>(mode), &path, stream());
+        kvbm_status const status =
+            kvbm_cuda_memcpy_batch(sources.data(), destinations.data(), size, count,
+                                   static_cast<kvbm_memcpy_batch_mode>(mode), &path, stream());
         synchronize();
         if (mode == 2 && kvbm_cuda_has_memcpy_batch() == 0) {
           EXPECT_EQ(status, KVBM_STATUS_NOT_SUPPORTED);
@@ -131,9 +131,8 @@ TEST_F(CudaMemcpyBatch, K4_EveryModeBothDirections) {
         }
         ASSERT_EQ(status, KVBM_STATUS_OK)
             << kvbm_cuda_error_string(kvbm_cuda_last_error()) << " mode " << mode;
-        EXPECT_EQ(path, mode == 1 || kvbm_cuda_has_memcpy_batch() == 0
-                            ? KVBM_MEMCPY_PATH_INDIVIDUAL
-                            : KVBM_MEMCPY_PATH_BATCHED);
+        EXPECT_EQ(path, mode == 1 || kvbm_cuda_has_memcpy_batch() == 0 ? KVBM_MEMCPY_PATH_INDIVIDUAL
+                                                                       : KVBM_MEMCPY_PATH_BATCHED);
         EXPECT_TRUE(dst.read() == pairs.applied(source, before)) << count << " x " << size;
       }
     }
@@ -176,7 +175,8 @@ TEST_F(CudaMemcpyBatch, StridedDmaCopiesWhatTheCpuTwinCopies) {
   for (int i = 0; i < 60; ++i) {
     std::uint64_t const run = 1 + random() % 5000;
     kvbm_copy_template const shape = random_template(random, run, 1U << 16U);
-    BoxLayout const layout = scattered(shape, 1 + random() % 3, 1 + random() % 6, 1, 0, 0, random());
+    BoxLayout const layout =
+        scattered(shape, 1 + random() % 3, 1 + random() % 6, 1, 0, 0, random());
     if (layout.src_bytes > (8U << 20U) || layout.dst_bytes > (8U << 20U)) continue;
     auto source = noise(layout.src_bytes, 1);
     auto const before = noise(layout.dst_bytes, 2);
@@ -258,17 +258,16 @@ class CudaPermute : public CudaTest,
               KVBM_STATUS_OK);
     DeviceTable<void*> const chunk_table(chunk_ptrs);
     DeviceTable<void*> const universal_table(universal_ptrs);
-    ASSERT_EQ(kvbm_cuda_universal_from_block(universal_table.get(),
-                                             const_cast<void const* const*>(chunk_table.get()),
-                                             n.nb, n.nh, n.nl, n.no, n.nt, n.hd, dtype, order,
-                                             stream()),
+    ASSERT_EQ(kvbm_cuda_universal_from_block(
+                  universal_table.get(), const_cast<void const* const*>(chunk_table.get()), n.nb,
+                  n.nh, n.nl, n.no, n.nt, n.hd, dtype, order, stream()),
               KVBM_STATUS_OK);
     synchronize();
     EXPECT_TRUE(universal_memory.read() == expected);
     chunk_memory.write(std::vector<std::byte>(chunks.size(), std::byte{0xDE}));
-    ASSERT_EQ(kvbm_cuda_block_from_universal(
-                  const_cast<void const* const*>(universal_table.get()), chunk_table.get(), n.nb,
-                  n.nh, n.nl, n.no, n.nt, n.hd, dtype, order, stream()),
+    ASSERT_EQ(kvbm_cuda_block_from_universal(const_cast<void const* const*>(universal_table.get()),
+                                             chunk_table.get(), n.nb, n.nh, n.nl, n.no, n.nt, n.hd,
+                                             dtype, order, stream()),
               KVBM_STATUS_OK);
     synchronize();
     EXPECT_TRUE(chunk_memory.read() == chunks);
@@ -335,8 +334,8 @@ TEST_F(CudaOperational, K7_RoundTripThroughEveryWay) {
         dst_segments.push_back(reinterpret_cast<std::uintptr_t>(to[i]));
       }
       std::uint32_t const id = 0;
-      kvbm_copy_boxes const boxes{
-          kChunks, src_segments.data(), dst_segments.data(), 0, 0, 1, &id, &id};
+      kvbm_copy_boxes const boxes{kChunks, src_segments.data(), dst_segments.data(), 0, 0, 1, &id,
+                                  &id};
       kvbm_cuda_launch const launch{stream(), 0, KVBM_CUDA_WAY_AUTO};
       return kvbm_cuda_strided_copy(&shape, &boxes, &launch);
     };

@@ -51,9 +51,8 @@ Checksum hash_in_two_steps(std::vector<std::byte> const& data) {
 
 TEST(Xxh3Parallel, SumsAndChainGiveTheChecksumOfTheWhole) {
   std::mt19937_64 random(7);
-  for (std::size_t const bytes :
-       {241U, 256U, 511U, 1023U, 1024U, 1025U, 1088U, 1089U, 2047U, 2048U, 2049U, 65536U, 41984U,
-        100003U, 360U * 1024}) {
+  for (std::size_t const bytes : {241U, 256U, 511U, 1023U, 1024U, 1025U, 1088U, 1089U, 2047U, 2048U,
+                                  2049U, 65536U, 41984U, 100003U, 360U * 1024}) {
     std::vector<std::byte> data(bytes);
     for (auto& byte : data) {
       byte = static_cast<std::byte>(random());

@@ -43,8 +43,8 @@ TEST_F(PlanCaching, Q9_TenEqualTransfersAreOneMissAndNineHits) {
 }
 
 TEST_F(PlanCaching, Q9_OtherBlockIdsOfTheSamePairHitAndMoveTheirBlocks) {
-  auto const src = add(layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD),
-                       StorageKind::Pinned);
+  auto const src =
+      add(layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD), StorageKind::Pinned);
   auto const dst = add(contiguous(KvBlockLayout::UniversalTP), StorageKind::Device);
   write(manager_.layout(src), 1);
   for (BlockId id = 0; id < 16; ++id) {

@@ -317,9 +317,9 @@ TEST(Lower, Q3_AShardOfTheHeadsIsOneRunATokenAtItsStripe) {
 
 TEST(Lower, Q7_AnInnermostDimensionThatIsNotContiguousIsCopiedElementByElement) {
   auto const config = config_of(2, 2, 2, 2, 2, 4, 2);
-  auto const apart = contiguous(
-      config, KvBlockLayout::Custom({BlockDim::HeadDim, BlockDim::Head, BlockDim::Layer,
-                                     BlockDim::Token, BlockDim::Outer}));
+  auto const apart =
+      contiguous(config, KvBlockLayout::Custom({BlockDim::HeadDim, BlockDim::Head, BlockDim::Layer,
+                                                BlockDim::Token, BlockDim::Outer}));
   auto const nhd = contiguous(config, KvBlockLayout::OperationalNHD);
   auto const plan = lower(apart, nhd, everything(nhd));
   EXPECT_EQ(plan.shape.run_bytes, 2U);

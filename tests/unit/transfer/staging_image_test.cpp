@@ -161,8 +161,8 @@ class StagingImages : public ::testing::Test {
                                testing::first_blocks(src_ids.size()));
       std::uint64_t next = 0;
       for (auto const& [in_image, address] : walked) {
-        ASSERT_EQ(in_image, next++) << "of the image, in the " << (host ? "host" : "device")
-                                    << "'s hop";
+        ASSERT_EQ(in_image, next++)
+            << "of the image, in the " << (host ? "host" : "device") << "'s hop";
       }
       ASSERT_EQ(next, bytes);
     }

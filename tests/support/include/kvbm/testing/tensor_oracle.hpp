@@ -81,8 +81,7 @@ inline std::size_t element_region(layout::PhysicalLayout const& layout, Element 
 /// First byte of an element of a layout in host-reachable memory.
 inline std::byte* element_address(layout::PhysicalLayout const& layout, BlockId block,
                                   Element const& e) {
-  return layout.regions()[element_region(layout, e)].host_data() +
-         element_offset(layout, block, e);
+  return layout.regions()[element_region(layout, e)].host_data() + element_offset(layout, block, e);
 }
 
 /// Where an element of a layout is in its image.
@@ -98,7 +97,8 @@ class ElementAccess {
     if (layout.regions().front().host_data() == nullptr) { copy_ = snapshot(layout); }
   }
   [[nodiscard]] std::byte* at(BlockId block, Element const& e) {
-    return copy_.empty() ? element_address(layout_, block, e) : element_of(copy_, layout_, block, e);
+    return copy_.empty() ? element_address(layout_, block, e)
+                         : element_of(copy_, layout_, block, e);
   }
   /// Writes a copy back.
   void store() const {
