@@ -25,7 +25,6 @@
 #include <utility>
 #include <vector>
 
-#include "device/cuda/cuda_context.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/device/device.hpp"
 
@@ -36,7 +35,11 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kLargest = std::uint64_t{256} << 20U;
 
-void check(cudaError_t status) { device::check_cuda(0, "benchmark", status); }
+void check(cudaError_t status) {
+  if (status != cudaSuccess) {
+    throw_error(ErrorCode::Device, cudaGetErrorString(status), static_cast<int>(status));
+  }
+}
 
 double seconds_of(clockid_t clock) {
   timespec now{};
