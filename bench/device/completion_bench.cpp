@@ -8,6 +8,8 @@
 // which the GPU writes right after the copy; so the figures are later than that by the method's own
 // delay, less about a microsecond. CPU time is that of the process without this thread, from the
 // end of the submission until the completion is known.
+#include <cuda.h>
+#include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <time.h>
@@ -38,6 +40,12 @@ constexpr std::uint64_t kLargest = std::uint64_t{256} << 20U;
 void check(cudaError_t status) {
   if (status != cudaSuccess) {
     throw_error(ErrorCode::Device, cudaGetErrorString(status), static_cast<int>(status));
+  }
+}
+
+void check(CUresult status) {
+  if (status != CUDA_SUCCESS) {
+    throw_error(ErrorCode::Device, "a driver call failed", static_cast<int>(status));
   }
 }
 
@@ -140,8 +148,8 @@ void measure(Bench& bench, Reference& reference, std::uint64_t& count, Method co
                           bytes, cudaMemcpyHostToDevice, bench.native));
     auto const wait = method.submit(bench);
     ++count;
-    check(device::as_runtime_error(bench.write_value(
-        bench.native, reinterpret_cast<CUdeviceptr>(reference.word()), count, 0)));
+    check(
+        bench.write_value(bench.native, reinterpret_cast<CUdeviceptr>(reference.word()), count, 0));
     double const cpu_begin = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - reference.cpu_seconds();
     auto const known = wait(bench);
     double const cpu_end = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - reference.cpu_seconds();
