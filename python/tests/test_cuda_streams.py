@@ -260,8 +260,8 @@ def test_transfers_are_captured_in_a_graph(
                 np.testing.assert_array_equal(bits_of(tensor), expected)
 
 
-@pytest.mark.parametrize("strategy", ["DmaCopy", "SmCopy", "StagedDma"])
-def test_every_way_is_captured(pair: Pair, torch: Any, strategy: str) -> None:
+@pytest.mark.parametrize("strategy", ["DmaCopy", "SmCopy"])
+def test_every_way_without_a_ring_is_captured(pair: Pair, torch: Any, strategy: str) -> None:
     chosen = kvbm.TransferOptions(strategy=strategy)
     pair.offload(chosen).wait(PATIENCE)
     pair.wipe()

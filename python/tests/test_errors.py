@@ -204,6 +204,8 @@ def test_a_flipped_bit_names_file_and_block(manager: kvbm.TransferManager, tmp_p
 
 
 def test_absent_backends_are_unsupported() -> None:
+    if not kvbm.cuda_unavailable_reason():
+        pytest.skip("there is a CUDA device here")
     with pytest.raises(kvbm.UnsupportedError, match="CUDA"):
         kvbm.TransferManager(cuda_device_id=0)
     with pytest.raises(kvbm.UnsupportedError, match=r"(?i)nixl"):

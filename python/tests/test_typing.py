@@ -24,7 +24,10 @@ def test_stub_is_current() -> None:
     pytest.importorskip("nanobind")
     import gen_stub
 
-    checked_in = (ROOT / "python" / "kvbm_cpp" / "_kvbm_cpp.pyi").read_text()
+    path = ROOT / "python" / "kvbm_cpp" / "_kvbm_cpp.pyi"
+    if not path.exists():
+        pytest.skip("the stub is not beside these tests")
+    checked_in = path.read_text()
     assert gen_stub.stub() == checked_in, "run python/tests/gen_stub.py with the installed package"
 
 

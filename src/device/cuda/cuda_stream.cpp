@@ -254,8 +254,14 @@ StreamPtr wrap_cuda_stream(DeviceId id, void* native_handle) {
   if (stream != nullptr) {
     CudaScope const scope(*context);
     int found = id;
-    // An older driver cannot tell.
-    if (cudaStreamGetDevice(stream, &found) != cudaSuccess) { forget_last_cuda_error(); }
+    auto capture = cudaStreamCaptureStatusNone;
+    // Asking a stream that is being captured for its device ends the capture; an older driver
+    // cannot tell at all.
+    if (cudaStreamIsCapturing(stream, &capture) != cudaSuccess ||
+        (capture == cudaStreamCaptureStatusNone &&
+         cudaStreamGetDevice(stream, &found) != cudaSuccess)) {
+      forget_last_cuda_error();
+    }
     KVBM_EXPECTS(found == id, InvalidArgument,
                  fmt::format("the stream belongs to CUDA device {}, not to device {}", found, id));
   }

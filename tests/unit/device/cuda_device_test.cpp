@@ -159,6 +159,17 @@ TEST_F(CudaDevice, WrapperGoesWithoutWaitingForTheOwnersWork) {
   owner->synchronize();
 }
 
+TEST_F(CudaDevice, WrapsAStreamThatIsBeingCapturedWithoutEndingTheCapture) {
+  cudaStream_t theirs = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&theirs, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(theirs, cudaStreamCaptureModeGlobal), cudaSuccess);
+  EXPECT_TRUE(wrap_cuda_stream(0, theirs)->is_capturing());
+  cudaGraph_t graph = nullptr;
+  EXPECT_EQ(cudaStreamEndCapture(theirs, &graph), cudaSuccess);
+  if (graph != nullptr) { EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess); }
+  EXPECT_EQ(cudaStreamDestroy(theirs), cudaSuccess);
+}
+
 TEST_F(CudaDevice, LegacyDefaultStreamServesToo) {
   auto const stream = wrap_cuda_stream(0, nullptr);
   auto const event = device_->create_event();
