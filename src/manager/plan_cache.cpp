@@ -20,16 +20,6 @@ std::optional<PlanCache::Key> PlanCache::Key::of(layout::LayoutHandle src, layou
   return key;
 }
 
-bool operator==(PlanCache::Key const& a, PlanCache::Key const& b) {
-  auto const& x = a.options_;
-  auto const& y = b.options_;
-  return a.src_ == b.src_ && a.dst_ == b.dst_ && x.layer_range == y.layer_range &&
-         x.src_head_range == y.src_head_range && x.dst_head_range == y.dst_head_range &&
-         x.src_kv_layout == y.src_kv_layout && x.dst_kv_layout == y.dst_kv_layout &&
-         x.timeout == y.timeout && x.priority == y.priority && x.max_sms == y.max_sms &&
-         x.spare == y.spare && x.strategy == y.strategy;
-}
-
 transfer::PreparedTransfer PlanCache::get(
     Key const& key, std::function<transfer::PreparedTransfer()> const& prepare) {
   std::uint64_t forgotten = 0;

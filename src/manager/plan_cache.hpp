@@ -28,7 +28,7 @@ class PlanCache {
     /// Empty where the options hold what belongs to one call only: streams, events, a token.
     static std::optional<Key> of(layout::LayoutHandle src, layout::LayoutHandle dst,
                                  transfer::TransferOptions const& options);
-    friend bool operator==(Key const& a, Key const& b);
+    friend bool operator==(Key const&, Key const&) = default;
 
    private:
     friend class PlanCache;

@@ -24,16 +24,6 @@ constexpr std::size_t kRingSlots = 4;
 constexpr std::uint64_t kMinPartBytes = std::uint64_t{2} << 20U;
 constexpr std::uint64_t kMaxPartBytes = std::uint64_t{16} << 20U;
 
-std::vector<std::uintptr_t> addresses_of(std::vector<SegmentBase> const& segments,
-                                         PhysicalLayout const& layout) {
-  std::vector<std::uintptr_t> addresses;
-  addresses.reserve(segments.size());
-  for (auto const& segment : segments) {
-    addresses.push_back(layout.regions()[segment.region].address() + segment.offset);
-  }
-  return addresses;
-}
-
 bool is_device(PhysicalLayout const& layout) {
   return layout.storage_kind() == StorageKind::Device;
 }
@@ -70,8 +60,7 @@ DeviceCopy::DeviceCopy(TransferContext::Impl& context, CopyPlan const& plan,
     : device_(context.device(is_device(dst) ? dst.device_id() : src.device_id())),
       src_kind_(src.storage_kind()),
       dst_kind_(dst.storage_kind()),
-      direct_{plan.shape, addresses_of(plan.src.segments, src),
-              addresses_of(plan.dst.segments, dst), plan.src.block_stride, plan.dst.block_stride},
+      direct_(plan, src, dst),
       bytes_per_block_(plan.bytes_per_block),
       runs_per_block_(plan.runs_per_block()),
       runs_adjoin_(plan.shape.num_dims == 0 && plan.src.block_stride == plan.shape.run_bytes &&
@@ -150,10 +139,7 @@ void DeviceCopy::enqueue(TransferContext::Impl& context, device::StreamPtr const
     enqueue_staged(context, stream, src_blocks, dst_blocks, way.max_ctas);
     return;
   }
-  kvbm_copy_boxes const boxes{direct_.src_segments.size(), direct_.src_segments.data(),
-                              direct_.dst_segments.data(), direct_.src_block_stride,
-                              direct_.dst_block_stride,    src_blocks.size(),
-                              src_blocks.data(),           dst_blocks.data()};
+  auto const boxes = direct_.boxes(src_blocks, dst_blocks);
   if (way.strategy == Strategy::SmCopy) {
     enqueue_kernel_copy(*stream, direct_.shape, boxes, way.max_ctas);
   } else {

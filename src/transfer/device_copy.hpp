@@ -10,6 +10,7 @@
 #include "kvbm/device/device.hpp"
 #include "kvbm/transfer/copy_plan.hpp"
 #include "kvbm/transfer/strategy.hpp"
+#include "transfer/bound_plan.hpp"
 #include "transfer/context_impl.hpp"
 #include "transfer/staging_image.hpp"
 
@@ -50,19 +51,10 @@ class DeviceCopy {
   [[nodiscard]] device::Device& device() const noexcept { return *device_; }
   [[nodiscard]] LinkDirection direction() const noexcept { return choice_.direction; }
   [[nodiscard]] bool is_emulated() const noexcept { return choice_.emulated; }
-  [[nodiscard]] std::uint64_t bytes_per_block() const noexcept { return bytes_per_block_; }
   /// A stream of the pool for this direction.
   [[nodiscard]] device::StreamPtr acquire_stream(TransferContext::Impl& context) const;
 
  private:
-  struct Bound {
-    kvbm_copy_template shape{};
-    std::vector<std::uintptr_t> src_segments;
-    std::vector<std::uintptr_t> dst_segments;
-    std::uint64_t src_block_stride = 0;
-    std::uint64_t dst_block_stride = 0;
-  };
-
   /// Two inner streams that are not `busy`.
   [[nodiscard]] std::vector<device::StreamPtr> streams_beside(TransferContext::Impl& context,
                                                               device::Stream const& busy) const;
@@ -79,7 +71,7 @@ class DeviceCopy {
   memory::StorageKind src_kind_;
   memory::StorageKind dst_kind_;
   DeviceChoice choice_;  ///< but for the numbers of copies
-  Bound direct_;
+  BoundPlan direct_;
   std::optional<StagingImage> image_;  ///< where one side is the host's
   std::vector<std::uintptr_t> host_segments_;
   std::vector<std::uintptr_t> device_segments_;

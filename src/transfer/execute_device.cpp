@@ -14,13 +14,8 @@ constexpr std::uint64_t kStoppableBatchBytes = std::uint64_t{64} << 20U;
 
 /// A transfer that may have to stop must not be in the device's queues when that happens.
 bool needs_batches(PreparedTransfer::State const& state, std::size_t num_blocks) {
-  TransferOptions const& options = state.options;
-  if (!options.timeout && !options.cancellation.stop_possible()) { return false; }
-  if (state.plan.bytes_per_block * num_blocks > kStoppableBatchBytes) { return true; }
-  for (auto const& event : options.wait_for) {
-    if (!event->is_complete()) { return true; }
-  }
-  return false;
+  return state.can_stop() &&
+         (state.plan.bytes_per_block * num_blocks > kStoppableBatchBytes || state.must_wait());
 }
 
 void enqueue(TransferContext::Impl& context, PreparedTransfer::State const& state,

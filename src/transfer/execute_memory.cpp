@@ -32,19 +32,9 @@ void run_copy(TransferJob& job) {
 }
 
 device::StreamPtr stream_for(TransferContext::Impl& context, PreparedTransfer::State const& state) {
-  using memory::StorageKind;
-  auto const& src = state.pair.src;
-  auto const& dst = state.pair.dst;
-  bool const from_device = src.storage_kind() == StorageKind::Device;
-  bool const to_device = dst.storage_kind() == StorageKind::Device;
-  if (from_device && !to_device) {
-    return context.acquire_stream(src.device_id(), LinkDirection::DeviceToHost);
-  }
-  if (to_device && !from_device) {
-    return context.acquire_stream(dst.device_id(), LinkDirection::HostToDevice);
-  }
-  return context.acquire_stream(to_device ? dst.device_id() : context.first_device(),
-                                LinkDirection::DeviceToDevice);
+  return state.device_copy
+             ? state.device_copy->acquire_stream(context)
+             : context.acquire_stream(context.first_device(), LinkDirection::DeviceToDevice);
 }
 
 }  // namespace
@@ -54,7 +44,7 @@ TransferCompleteNotification execute_host_copy(TransferContext::Impl& context,
                                                std::span<BlockId const> src_blocks,
                                                std::span<BlockId const> dst_blocks) {
   TransferOptions const& options = state->options;
-  if (options.timeout || options.cancellation.stop_possible()) {
+  if (state->can_stop()) {
     auto const job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
     if (job->begin()) { run_copy(*job); }
     return job->notification();

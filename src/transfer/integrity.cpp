@@ -13,6 +13,7 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/transfer/prepared_transfer.hpp"
+#include "transfer/bound_plan.hpp"
 #include "transfer/context_impl.hpp"
 #include "transfer/stream_copies.hpp"
 
@@ -36,17 +37,17 @@ KvBlockLayout canonical_format(PhysicalLayout const& layout) {
   return layout.format().is_unknown() ? KvBlockLayout::Unknown : KvBlockLayout::OperationalNHD;
 }
 
-bool is_host_reachable(PhysicalLayout const& layout) {
-  return memory::is_memory(layout.storage_kind()) &&
-         layout.regions().front().host_data() != nullptr;
+/// A layout of the same blocks in the order of their logical tensors, but for its memory.
+auto canonical_like(PhysicalLayout const& like, std::uint64_t num_blocks) {
+  return PhysicalLayout::builder(like.source())
+      .config(like.config().with_num_blocks(num_blocks).with_alignment(1))
+      .fully_contiguous(canonical_format(like));
 }
 
-/// Memory that the CPU reaches, pinned where a device has to reach it too.
+/// In memory that the CPU reaches, pinned where a device has to reach it too.
 PhysicalLayout make_canonical(PhysicalLayout const& like, std::uint64_t num_blocks) {
-  auto builder = PhysicalLayout::builder(like.source())
-                     .config(like.config().with_num_blocks(num_blocks).with_alignment(1))
-                     .fully_contiguous(canonical_format(like));
-  return like.storage_kind() == memory::StorageKind::Device && !is_host_reachable(like)
+  auto const builder = canonical_like(like, num_blocks);
+  return like.storage_kind() == memory::StorageKind::Device
              ? builder.allocate_pinned(like.device_id()).build()
              : builder.allocate_system().build();
 }
@@ -67,7 +68,7 @@ enum class Way { ToCanonical, FromCanonical };
 /// One box a layer, found by the same lowering that moves blocks.
 std::vector<LayerBox> layer_boxes(PhysicalLayout const& layout, Way way) {
   // Only its geometry is asked: one block of memory nobody touches.
-  PhysicalLayout const canonical = make_canonical(layout, 1);
+  PhysicalLayout const canonical = canonical_like(layout, 1).allocate_system().build();
   std::uint64_t const heads =
       layout.geometry().extents[static_cast<std::size_t>(layout::BlockDim::Head)];
   std::vector<LayerBox> boxes;

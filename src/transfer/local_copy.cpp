@@ -4,11 +4,6 @@
 namespace kvbm::transfer {
 namespace {
 
-bool is_emulated(TransferContext::Impl& context, layout::PhysicalLayout const& layout) {
-  return layout.storage_kind() != memory::StorageKind::Device ||
-         context.device(layout.device_id())->backend() == device::Backend::Host;
-}
-
 /// Waits for everything on the stream, whatever happened before.
 class Drain {
  public:
@@ -31,7 +26,7 @@ class Drain {
 LocalCopy::Way LocalCopy::make(TransferContext::Impl& context, CopyPlan const& plan,
                                layout::PhysicalLayout const& src,
                                layout::PhysicalLayout const& dst) {
-  if (is_emulated(context, src) && is_emulated(context, dst)) { return MemoryCopy(plan, src, dst); }
+  if (is_host_reachable(src) && is_host_reachable(dst)) { return MemoryCopy(plan, src, dst); }
   return DeviceCopy(context, plan, src, dst);
 }
 

@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "kvbm/core/types.hpp"
 #include "kvbm/kernels/copy_engine.hpp"
 #include "kvbm/transfer/copy_plan.hpp"
 #include "kvbm/transfer/options.hpp"
+#include "transfer/bound_plan.hpp"
 
 namespace kvbm::transfer {
 
@@ -28,11 +28,7 @@ class MemoryCopy {
   [[nodiscard]] std::uint64_t bytes_per_block() const noexcept { return bytes_per_block_; }
 
  private:
-  kvbm_copy_template shape_;
-  std::vector<std::uintptr_t> src_segments_;
-  std::vector<std::uintptr_t> dst_segments_;
-  std::uint64_t src_block_stride_;
-  std::uint64_t dst_block_stride_;
+  BoundPlan plan_;
   std::uint64_t bytes_per_block_;
 };
 

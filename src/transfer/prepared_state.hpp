@@ -28,6 +28,12 @@ class PreparedTransfer::State {
   std::optional<DeviceCopy> device_copy;  ///< where a side is device memory
   ChoiceInput choice;                     ///< but for what depends on the blocks of a submission
 
+  /// Whether a deadline or a token may end a submission early.
+  [[nodiscard]] bool can_stop() const noexcept {
+    return options.timeout.has_value() || options.cancellation.stop_possible();
+  }
+  /// Whether an event of wait_for is not complete yet.
+  [[nodiscard]] bool must_wait() const;
   /// The inputs of choose() for one submission.
   [[nodiscard]] ChoiceInput choice_for(std::span<BlockId const> src_blocks,
                                        std::span<BlockId const> dst_blocks) const;

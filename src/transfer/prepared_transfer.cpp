@@ -28,13 +28,9 @@ std::string place(layout::PhysicalLayout const& layout) {
 }
 
 /// Options that a manager without these devices cannot honour are refused before anything moves.
-void check_backends(TransferContext const& context, TransferOptions const& options) {
+void check_backends(TransferContext::Impl const& context, TransferOptions const& options) {
   auto const check = [&context](device::Backend backend, char const* what) {
-    auto const& devices = context.devices();
-    bool const known = std::any_of(devices.begin(), devices.end(), [backend](auto const& device) {
-      return device->backend() == backend;
-    });
-    KVBM_EXPECTS(known, Unsupported,
+    KVBM_EXPECTS(context.device_of(backend) != nullptr, Unsupported,
                  fmt::format("{} is of the {} backend, but this manager has no such device", what,
                              device::to_string(backend)));
   };
@@ -44,6 +40,15 @@ void check_backends(TransferContext const& context, TransferOptions const& optio
   }
   for (auto const& event : options.wait_for) {
     check(event->backend(), "an event of wait_for");
+  }
+}
+
+/// @throws Error(NotFound) device memory of a device that the manager does not have
+void check_devices(TransferContext::Impl const& context, ValidatedPair const& pair) {
+  for (auto const* const layout : {&pair.src, &pair.dst}) {
+    if (layout->storage_kind() == StorageKind::Device) {
+      static_cast<void>(context.device(layout->device_id()));
+    }
   }
 }
 
@@ -62,12 +67,6 @@ ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State 
   input.spare = state.options.spare;
   input.costs = &context.options().costs;
   return input;
-}
-
-/// Whether the CPU may dereference all of a layout's memory.
-bool is_host_reachable(layout::PhysicalLayout const& layout) {
-  return memory::is_memory(layout.storage_kind()) &&
-         layout.regions().front().host_data() != nullptr;
 }
 
 /// A limit of multiprocessors means something only where a GPU takes part.
@@ -132,6 +131,11 @@ std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Str
 
 }  // namespace
 
+bool PreparedTransfer::State::must_wait() const {
+  return std::any_of(options.wait_for.begin(), options.wait_for.end(),
+                     [](auto const& event) { return !event->is_complete(); });
+}
+
 ChoiceInput PreparedTransfer::State::choice_for(std::span<BlockId const> src_blocks,
                                                 std::span<BlockId const> dst_blocks) const {
   ChoiceInput input = choice;
@@ -140,8 +144,7 @@ ChoiceInput PreparedTransfer::State::choice_for(std::span<BlockId const> src_blo
   if (options.cuda_stream != nullptr) {
     input.capturing = options.cuda_stream->is_capturing();  // and then no event may be asked
   } else {
-    input.must_wait = std::any_of(options.wait_for.begin(), options.wait_for.end(),
-                                  [](auto const& event) { return !event->is_complete(); });
+    input.must_wait = must_wait();
   }
   return input;
 }
@@ -150,8 +153,9 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
                                            Endpoint src, Endpoint dst,
                                            std::optional<ResolvedBounce> bounce,
                                            TransferOptions const& options) {
-  check_backends(*context, options);
+  check_backends(context->impl(), options);
   auto pair = validate_pair(src.layout, dst.layout, options);
+  check_devices(context->impl(), pair);
   if (bounce) {
     validate_bounce(bounce->endpoint.layout, bounce->block_ids);
     validate_bounce_fits(pair, bounce->endpoint.layout);

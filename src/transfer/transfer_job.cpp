@@ -101,9 +101,7 @@ void TransferJob::arm(TransferOptions const& options) {
   }
 }
 
-bool TransferJob::can_stop() const noexcept {
-  return state_->options.timeout.has_value() || state_->options.cancellation.stop_possible();
-}
+bool TransferJob::can_stop() const noexcept { return state_->can_stop(); }
 
 bool TransferJob::begin() noexcept {
   Phase expected = Phase::Queued;

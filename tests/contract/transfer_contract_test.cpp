@@ -19,21 +19,17 @@ class TransferContract : public TransferTest, public ::testing::WithParamInterfa
  protected:
   static constexpr std::array<std::uint64_t, 4> kWidths{1, 2, 4, 8};
 
-  /// Made once per width and shape and used again: a file costs much more than a transfer.
-  PhysicalLayout const& cached(bool is_source, std::size_t width, LayoutShape const& shape,
+  PhysicalLayout const& cached(bool is_source, std::uint64_t width, LayoutShape const& shape,
                                std::uint64_t alignment) {
-    auto const key = std::make_tuple(is_source, width, alignment, shape.name());
-    auto found = layouts_.find(key);
-    if (found == layouts_.end()) {
+    return layouts_.get(is_source, width, shape, alignment, [&] {
       auto const storage = is_source ? std::get<0>(GetParam()) : std::get<1>(GetParam());
       auto const layout = make(small_config(5, width, 4, 4, alignment), shape, storage);
       if (is_source) { write(layout, 7 + width); }
-      found = layouts_.emplace(key, layout).first;
-    }
-    return found->second;
+      return layout;
+    });
   }
 
-  std::map<std::tuple<bool, std::size_t, std::uint64_t, std::string>, PhysicalLayout> layouts_;
+  LayoutCache layouts_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Storage, TransferContract,

@@ -95,6 +95,24 @@ inline Rotation rotation(std::size_t number, PhysicalLayout const& layout) {
   return r;
 }
 
+/// Layouts that are made once per width and shape and used again: a file costs much more than a
+/// transfer.
+class LayoutCache {
+ public:
+  /// @param make_layout  called for a layout that is not there yet
+  template <typename Make>
+  PhysicalLayout const& get(bool is_source, std::uint64_t width, LayoutShape const& shape,
+                            std::uint64_t alignment, Make const& make_layout) {
+    auto const key = std::make_tuple(is_source, width, alignment, shape.name());
+    auto found = layouts_.find(key);
+    if (found == layouts_.end()) { found = layouts_.emplace(key, make_layout()).first; }
+    return found->second;
+  }
+
+ private:
+  std::map<std::tuple<bool, std::uint64_t, std::uint64_t, std::string>, PhysicalLayout> layouts_;
+};
+
 /// Registered layouts of one manager, filled and compared whatever their storage.
 class TransferTest : public ::testing::Test {
  protected:

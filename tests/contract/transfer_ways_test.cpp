@@ -18,21 +18,17 @@ class Ways : public WayTest {
  protected:
   static constexpr std::array<std::uint64_t, 4> kWidths{1, 2, 4, 8};
 
-  /// Made once per width and shape and used again.
   PhysicalLayout const& cached(bool is_source, std::uint64_t width, LayoutShape const& shape,
                                std::uint64_t alignment) {
-    auto const key = std::make_tuple(is_source, width, alignment, shape.name());
-    auto found = layouts_.find(key);
-    if (found == layouts_.end()) {
+    return layouts_.get(is_source, width, shape, alignment, [&] {
       auto const config = small_config(6, width, 4, 4, alignment);
       auto const layout = is_source ? make_src(config, shape) : make_dst(config, shape);
       if (is_source) { write(layout, 7 + width); }
-      found = layouts_.emplace(key, layout).first;
-    }
-    return found->second;
+      return layout;
+    });
   }
 
-  std::map<std::tuple<bool, std::uint64_t, std::uint64_t, std::string>, PhysicalLayout> layouts_;
+  LayoutCache layouts_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Strategy, Ways, ::testing::ValuesIn(every_way()), name_of_way);

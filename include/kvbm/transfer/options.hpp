@@ -24,6 +24,7 @@ struct BounceBuffer {
   static BounceBuffer from_handle(layout::LayoutHandle handle, std::vector<BlockId> block_ids) {
     return {handle, std::move(block_ids)};
   }
+  friend bool operator==(BounceBuffer const&, BounceBuffer const&) = default;
 };
 
 enum class Strategy;  // strategy.hpp
@@ -75,6 +76,8 @@ class TransferOptions {
   Spare spare = Spare::Fastest;
   /// Only this strategy, for measurements and tests; refused with the reason where it cannot work.
   std::optional<Strategy> strategy;
+  /// Equal options, streams, events and tokens being the same ones.
+  friend bool operator==(TransferOptions const&, TransferOptions const&) = default;
 };
 
 /// Fluent construction of TransferOptions, in the guide's spelling.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cuda/copy_nest.cuh"
 #include "kernels/cuda/load_kernels.hpp"
 #include "kernels/cuda/status.hpp"
 #include "kernels/xxh3_parallel.hpp"
@@ -19,22 +20,8 @@ constexpr std::uint32_t kChunkBytes = 16;  // one load
 constexpr std::size_t kMaxSegments = 512;
 constexpr std::size_t kMaxBlocks = 6000;  // with the segments just below the limit of parameters
 
-/// Division of 32-bit numbers by a constant of the launch: the quotient's upper half of a product
-/// (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019).
-struct Divider {
-  std::uint64_t magic = 0;
-  std::uint32_t divisor = 1;
-
-  Divider() = default;
-  explicit Divider(std::uint32_t d)
-      : magic(d == 1 ? 0 : std::numeric_limits<std::uint64_t>::max() / d + 1), divisor(d) {}
-  __device__ std::uint32_t divide(std::uint32_t n) const {
-    return divisor == 1 ? n : static_cast<std::uint32_t>(__umul64hi(magic, n));
-  }
-};
-
 struct Dim {
-  Divider extent;
+  FastDivider extent;
   std::int64_t stride;
 };
 
@@ -45,8 +32,8 @@ struct Units {
   std::uint64_t num_units;
   std::uint32_t segments_per_unit;
   std::uint32_t units_per_block;
-  Divider chunks_per_box;
-  Divider chunks_per_run;
+  FastDivider chunks_per_box;
+  FastDivider chunks_per_run;
   std::uint32_t num_dims;
   Dim dims[KVBM_MAX_COPY_DIMS];  // innermost first
   std::uintptr_t segments[kMaxSegments];
@@ -197,8 +184,7 @@ bool is_supported(kvbm_copy_template const& shape, kvbm_hash_units const& units,
   std::uint64_t unit_bytes = 0;
   return bits % kChunkBytes == 0 && units.num_segments <= kMaxSegments &&
          !__builtin_mul_overflow(box_bytes, units.segments_per_unit, &unit_bytes) &&
-         unit_bytes >= xxh3::kMinBytes &&
-         unit_bytes / kChunkBytes <= std::numeric_limits<std::uint32_t>::max();
+         unit_bytes >= xxh3::kMinBytes && unit_bytes / kChunkBytes <= kMaxUnits;
 }
 
 bool is_valid(kvbm_copy_template const* shape, kvbm_hash_units const* units) {
@@ -253,12 +239,12 @@ kvbm_status kvbm_cuda_xxh3_128(kvbm_copy_template const* shape, kvbm_hash_units 
   work.block_stride = units->block_stride;
   work.segments_per_unit = static_cast<std::uint32_t>(units->segments_per_unit);
   work.units_per_block = static_cast<std::uint32_t>(units->num_segments / units->segments_per_unit);
-  work.chunks_per_box = Divider(static_cast<std::uint32_t>(box_bytes / kChunkBytes));
-  work.chunks_per_run = Divider(static_cast<std::uint32_t>(shape->run_bytes / kChunkBytes));
+  work.chunks_per_box = FastDivider(static_cast<std::uint32_t>(box_bytes / kChunkBytes));
+  work.chunks_per_run = FastDivider(static_cast<std::uint32_t>(shape->run_bytes / kChunkBytes));
   work.num_dims = shape->num_dims;
   for (std::uint32_t d = 0; d < shape->num_dims; ++d) {
     auto const& dim = shape->dims[shape->num_dims - 1 - d];
-    work.dims[d] = {Divider(static_cast<std::uint32_t>(dim.extent)), dim.src_stride};
+    work.dims[d] = {FastDivider(static_cast<std::uint32_t>(dim.extent)), dim.src_stride};
   }
   std::copy_n(units->segments, units->num_segments, work.segments);
 
