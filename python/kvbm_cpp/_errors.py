@@ -109,6 +109,12 @@ class ShuttingDownError(Error, RuntimeError):
     code = ErrorCode.ShuttingDown
 
 
+class PeerLostError(Error, ConnectionError):
+    """A remote worker died, was stopped, or disconnected; it may come back."""
+
+    code = ErrorCode.PeerLost
+
+
 class InternalError(Error, RuntimeError):
     """A broken invariant of kvbm itself."""
 

@@ -62,7 +62,10 @@ class ErrorCode(enum.Enum):
     ShuttingDown = 14
     """the owner is being destroyed"""
 
-    Internal = 15
+    PeerLost = 15
+    """a remote worker died, was stopped, or disconnected"""
+
+    Internal = 16
     """a broken invariant of kvbm itself"""
 
 class StorageKind(enum.Enum):

@@ -42,6 +42,7 @@ BUILTINS: dict[str, type[Exception]] = {
     "Timeout": builtins.TimeoutError,
     "Cancelled": RuntimeError,
     "ShuttingDown": RuntimeError,
+    "PeerLost": ConnectionError,
     "Internal": RuntimeError,
 }
 

@@ -24,6 +24,7 @@ std::string_view to_string(ErrorCode code) noexcept {
     case ErrorCode::Timeout: return "Timeout";
     case ErrorCode::Cancelled: return "Cancelled";
     case ErrorCode::ShuttingDown: return "ShuttingDown";
+    case ErrorCode::PeerLost: return "PeerLost";
     case ErrorCode::Internal: return "Internal";
   }
   return "Unknown";
@@ -33,7 +34,8 @@ Error::Error(ErrorCode code, std::string const& message, int native_code)
     : std::runtime_error(message), code_(code), native_code_(native_code) {}
 
 bool Error::retryable() const noexcept {
-  return code_ == ErrorCode::Busy || code_ == ErrorCode::Timeout || code_ == ErrorCode::OutOfMemory;
+  return code_ == ErrorCode::Busy || code_ == ErrorCode::Timeout ||
+         code_ == ErrorCode::OutOfMemory || code_ == ErrorCode::PeerLost;
 }
 
 void throw_error(ErrorCode code, std::string const& message, int native_code) {
@@ -42,6 +44,7 @@ void throw_error(ErrorCode code, std::string const& message, int native_code) {
     case ErrorCode::Timeout: throw TimeoutError(message);
     case ErrorCode::Cancelled: throw CancelledError(message);
     case ErrorCode::Unsupported: throw UnsupportedError(message);
+    case ErrorCode::PeerLost: throw PeerError(message);
     default: throw Error(code, message, native_code);
   }
 }

@@ -24,6 +24,7 @@ enum class ErrorCode {
   Timeout,          ///< the deadline passed before the work ended
   Cancelled,        ///< the caller asked to stop
   ShuttingDown,     ///< the owner is being destroyed
+  PeerLost,         ///< a remote worker died, was stopped, or disconnected
   Internal,         ///< a broken invariant of kvbm itself
 };
 
@@ -69,6 +70,12 @@ class CancelledError : public Error {
 class UnsupportedError : public Error {
  public:
   explicit UnsupportedError(std::string const& message) : Error(ErrorCode::Unsupported, message) {}
+};
+
+/// Thrown when a remote worker died, was stopped, or disconnected: it may come back.
+class PeerError : public Error {
+ public:
+  explicit PeerError(std::string const& message) : Error(ErrorCode::PeerLost, message) {}
 };
 
 /// Throws the subclass that belongs to `code` (CorruptError, TimeoutError, ...), else Error.

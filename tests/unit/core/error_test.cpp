@@ -38,11 +38,13 @@ TEST(Error, ThrowsTheSubclassOfTheCode) {
   EXPECT_THROW(throw_error(ErrorCode::Timeout, ""), TimeoutError);
   EXPECT_THROW(throw_error(ErrorCode::Cancelled, ""), CancelledError);
   EXPECT_THROW(throw_error(ErrorCode::Unsupported, ""), UnsupportedError);
+  EXPECT_THROW(throw_error(ErrorCode::PeerLost, ""), PeerError);
 }
 
 TEST(Error, SaysWhetherARetryCanHelp) {
   EXPECT_TRUE(Error(ErrorCode::Busy, "").retryable());
   EXPECT_TRUE(Error(ErrorCode::OutOfMemory, "").retryable());
+  EXPECT_TRUE(PeerError("").retryable());
   EXPECT_FALSE(Error(ErrorCode::Corrupt, "").retryable());
 }
 
