@@ -27,6 +27,7 @@ json const& field_of(json const& object, char const* field) {
 
 /// A value as it may stand in a message: short and ASCII.
 std::string quoted(json const& value) {
+  if (value.is_binary()) { return fmt::format("{} bytes", value.get_binary().size()); }
   return value.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 80);
 }
 
