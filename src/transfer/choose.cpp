@@ -206,6 +206,71 @@ Estimate staged_file(ChoiceInput const& input) {
                              : "two hops in a pipeline through pinned staging memory"};
 }
 
+double wire_seconds(ChoiceInput const& input, std::uint64_t num_runs) {
+  auto const& costs = costs_of(input);
+  return costs.remote_latency + total_bytes(input) / costs.remote_rate +
+         static_cast<double>(num_runs) * costs.remote_run_latency;
+}
+
+/// Time of everything on our side but the wire: the copy to or from staging, and a file.
+double staging_seconds(ChoiceInput const& input) {
+  double const copy = total_bytes(input) / copy_rate(input);
+  return involves(input, StorageKind::Disk) ? std::max(copy, disk_seconds(input)) : copy;
+}
+
+constexpr char const* kNoPeer = "both sides are this worker's";
+constexpr char const* kNeedsRdma = "GPU memory goes over the wire only where allow_gpu_rdma is set";
+
+Estimate direct_remote(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::DirectRemote;
+  if (!input.remote) { return refuse(kStrategy, kNoPeer); }
+  auto const& remote = *input.remote;
+  if (involves(input, StorageKind::Disk)) { return refuse(kStrategy, "a side is a file"); }
+  if (remote.gpu_involved && !input.capabilities.allow_gpu_rdma) {
+    return refuse(kStrategy, kNeedsRdma);
+  }
+  if (!remote.local_reached) {
+    return refuse(kStrategy, "our side's memory is not registered: register its layout first");
+  }
+  return {kStrategy, wire_seconds(input, remote.num_runs),
+          "straight over the wire, one descriptor a run"};
+}
+
+Estimate staged_remote(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::StagedRemote;
+  if (!input.remote) { return refuse(kStrategy, kNoPeer); }
+  auto const& remote = *input.remote;
+  if (remote.peer_is_gpu && !input.capabilities.allow_gpu_rdma) {
+    return refuse(kStrategy, kNeedsRdma);
+  }
+  // The hops overlap but for a part of the shorter one.
+  double const wire = wire_seconds(input, remote.num_staged_runs);
+  double const staging = staging_seconds(input);
+  return {kStrategy,
+          std::max(wire, staging) + std::min(wire, staging) / 4 + costs_of(input).remote_latency,
+          input.bounce_given ? "through the caller's bounce buffer, in a pipeline"
+                             : "through staging memory in the peer's order, in a pipeline"};
+}
+
+Estimate packed_remote(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::PackedRemote;
+  if (!input.remote) { return refuse(kStrategy, kNoPeer); }
+  auto const& remote = *input.remote;
+  if (!remote.can_pack) {
+    return refuse(kStrategy, "the peer lends no landing memory for such blocks");
+  }
+  if (input.bounce_given) {
+    return refuse(kStrategy, "images have their own staging, not the caller's bounce buffer");
+  }
+  double const wire = wire_seconds(input, 1);
+  double const staging = staging_seconds(input);
+  // The peer's copy does not overlap with the wire, ours does.
+  return {kStrategy,
+          std::max(wire, staging) + staging + std::min(wire, staging) / 4 +
+              2 * costs_of(input).remote_image_latency,
+          "dense images over the wire; the peer gathers or scatters its blocks"};
+}
+
 std::string kinds_of(ChoiceInput const& input) {
   return fmt::format("{} -> {}", memory::to_string(input.src_kind),
                      memory::to_string(input.dst_kind));
@@ -215,17 +280,31 @@ void refuse_what_is_missing(ChoiceInput const& input) {
   if (involves(input, StorageKind::Object)) {
     throw UnsupportedError(kinds_of(input) + ": object storage is not part of this version");
   }
-  if (input.caller_stream && involves(input, StorageKind::Disk)) {
+  if (input.remote && input.remote->both_remote) {
     throw UnsupportedError(kinds_of(input) +
-                           ": a caller's stream cannot tell I/O errors; leave cuda_stream out and "
-                           "order the work with wait_for and record_on");
+                           ": both sides belong to other workers; ask one of them to move the "
+                           "blocks, or go through a layout of this worker");
+  }
+  if (input.caller_stream && (involves(input, StorageKind::Disk) || input.remote)) {
+    throw UnsupportedError(
+        kinds_of(input) +
+        ": a caller's stream cannot tell I/O or network errors; leave cuda_stream out and "
+        "order the work with wait_for and record_on");
   }
 }
 
 Estimates estimate_all(ChoiceInput const& input) {
-  Estimates estimates = {host_copy(input),   stream_copy(input), dma_copy(input),
-                         sm_copy(input),     staged_dma(input),  pinned_staging(input),
-                         direct_file(input), staged_file(input)};
+  Estimates estimates = {host_copy(input),     stream_copy(input),  dma_copy(input),
+                         sm_copy(input),       staged_dma(input),   pinned_staging(input),
+                         direct_file(input),   staged_file(input),  direct_remote(input),
+                         staged_remote(input), packed_remote(input)};
+  if (input.remote) {
+    for (Estimate& estimate : estimates) {
+      if (estimate.strategy < Strategy::DirectRemote) {
+        estimate = refuse(estimate.strategy, "a side is another worker's memory");
+      }
+    }
+  }
   if (input.wanted) {
     for (Estimate& estimate : estimates) {
       if (estimate.strategy != *input.wanted && !estimate.refused()) {
@@ -259,13 +338,13 @@ std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
       involves(input, StorageKind::Device)) {
     notes.emplace_back("GPUDirect Storage is allowed but not part of this version: staged instead");
   }
-  if (input.capabilities.allow_gpu_rdma) {
+  if (input.capabilities.allow_gpu_rdma && !input.remote) {
     notes.emplace_back("GPU RDMA is allowed but both sides are local: not used");
   }
-  if (input.preferences.native_vs_nixl == NativeVsNixlPolicy::PreferNixl) {
-    notes.emplace_back("NIXL is preferred but not part of this version: native path taken");
+  if (input.preferences.native_vs_nixl == NativeVsNixlPolicy::PreferNixl && !input.remote) {
+    notes.emplace_back("NIXL is preferred but has no part in this transfer: native path taken");
   }
-  if (input.bounce_given && chosen != Strategy::StagedFile) {
+  if (input.bounce_given && chosen != Strategy::StagedFile && chosen != Strategy::StagedRemote) {
     notes.emplace_back("the bounce buffer is not needed: this path is direct");
   }
   bool const on_gpu = input.device && !input.device->emulated;

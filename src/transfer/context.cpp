@@ -32,8 +32,9 @@ ContextOptions complete(ContextOptions options) {
 TransferContext::Impl::Impl(ContextOptions options)
     : options_(complete(std::move(options))),
       copy_engine_(options_.copy_engine),
-      pipeline_workers_(std::make_unique<PipelineWorkers>(
-          options_.num_file_workers, options_.memory_source, options_.staging_bytes_per_worker)) {
+      pipeline_workers_(std::make_unique<PipelineWorkers>("kvbm-file", options_.num_file_workers,
+                                                          options_.memory_source,
+                                                          options_.staging_bytes_per_worker)) {
   // D2D work has streams of its own, so that it never queues behind the slower host link.
   constexpr std::size_t kD2dStreams = 2;
   constexpr std::size_t kInnerStreams = 3;
@@ -67,6 +68,27 @@ void TransferContext::Impl::end_work() noexcept {
   // Notified under the lock: the destructor may free this object as soon as it sees zero.
   std::lock_guard const lock(mutex_);
   if (--in_flight_ == 0) { idle_.notify_all(); }
+}
+
+std::shared_ptr<PipelineWorkers> TransferContext::Impl::lane(std::uint64_t worker_id) {
+  // Two, so that one transfer's copies go on while another one's bytes are on the wire.
+  constexpr unsigned kThreadsPerPeer = 2;
+  std::lock_guard const lock(lanes_mutex_);
+  auto& lane = lanes_[worker_id];
+  if (lane == nullptr) {
+    lane = std::make_shared<PipelineWorkers>("kvbm-peer", kThreadsPerPeer, options_.memory_source,
+                                             options_.staging_bytes_per_worker);
+  }
+  return lane;
+}
+
+void TransferContext::Impl::close_lane(std::uint64_t worker_id) {
+  std::shared_ptr<PipelineWorkers> closed;  // joins its threads behind the lock
+  std::lock_guard const lock(lanes_mutex_);
+  if (auto const found = lanes_.find(worker_id); found != lanes_.end()) {
+    closed = std::move(found->second);
+    lanes_.erase(found);
+  }
 }
 
 TransferContext::Impl::PerDevice& TransferContext::Impl::per_device(DeviceId id) {

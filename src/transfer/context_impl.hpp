@@ -63,7 +63,17 @@ class TransferContext::Impl {
   [[nodiscard]] PerDevice& per_device(DeviceId id);
   std::map<DeviceId, PerDevice> per_device_;
   BlockLeases block_leases_;
-  std::unique_ptr<PipelineWorkers> pipeline_workers_;
+  std::unique_ptr<PipelineWorkers> pipeline_workers_;  ///< for files and local paths
+
+  /// The threads that move blocks from and to a peer: its own, so that a stopped or dead worker
+  /// holds up nobody else.
+  [[nodiscard]] std::shared_ptr<PipelineWorkers> lane(std::uint64_t worker_id);
+  /// Ends a peer's threads after what is queued. Not to be called from one of them.
+  void close_lane(std::uint64_t worker_id);
+
+ private:
+  std::mutex lanes_mutex_;
+  std::map<std::uint64_t, std::shared_ptr<PipelineWorkers>> lanes_;
 };
 
 }  // namespace kvbm::transfer

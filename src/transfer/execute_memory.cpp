@@ -44,7 +44,7 @@ TransferCompleteNotification execute_host_copy(TransferContext::Impl& context,
                                                std::span<BlockId const> src_blocks,
                                                std::span<BlockId const> dst_blocks) {
   TransferOptions const& options = state->options;
-  if (state->can_stop()) {
+  if (state->can_stop() || options.nixl_write_notification) {
     auto const job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
     if (job->begin()) { run_copy(*job); }
     return job->notification();

@@ -24,7 +24,7 @@ std::vector<BlockLeases::Key> keys_of(PreparedTransfer::State const& state,
   auto const& pair = state.pair;
   auto const& bounce = state.bounce;
   std::vector<BlockLeases::Key> keys;
-  if (bounce && strategy == Strategy::StagedFile) {
+  if (bounce && (strategy == Strategy::StagedFile || strategy == Strategy::StagedRemote)) {
     BlockLeases::append_keys(keys, bounce->endpoint.layout, bounce->block_ids);
   }
   if (pair.dst.storage_kind() == memory::StorageKind::Disk &&
@@ -49,7 +49,7 @@ void run_pipeline(TransferJob& job, PipelineResources& resources, Strategy strat
       pipeline->run();
     } catch (...) {
       resources.drain();
-      error = std::current_exception();
+      error = job.should_stop() ? job.stop_error() : std::current_exception();
     }
     if (pipeline) {
       num_done = pipeline->num_done();
@@ -84,18 +84,24 @@ TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
   auto job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
   auto const notification = job->notification();
   auto post = [&context, job, keys = keys_of(*state, dst_blocks, strategy), strategy,
-               priority = options.priority](std::exception_ptr const& error) mutable {
+               priority = options.priority,
+               peer_id = state->remote ? std::optional(state->remote->peer->worker_id())
+                                       : std::nullopt](std::exception_ptr const& error) mutable {
     if (error != nullptr) {
       if (job->begin()) { job->finish(0, {}, error); }
       return;
     }
     context.block_leases_.request(
-        std::move(keys), [&context, job, strategy, priority](BlockLeases::Lease lease) {
+        std::move(keys), [&context, job, strategy, priority, peer_id](BlockLeases::Lease lease) {
           auto const shared = std::make_shared<BlockLeases::Lease>(std::move(lease));
-          context.pipeline_workers_->post(
-              priority, [job, strategy, shared](PipelineResources& resources) {
-                run_pipeline(*job, resources, strategy, std::move(*shared));
-              });
+          auto run = [job, strategy, shared](PipelineResources& resources) {
+            run_pipeline(*job, resources, strategy, std::move(*shared));
+          };
+          if (peer_id) {
+            context.lane(*peer_id)->post(priority, std::move(run));
+          } else {
+            context.pipeline_workers_->post(priority, std::move(run));
+          }
         });
   };
   auto events = options.wait_for;

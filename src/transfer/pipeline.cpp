@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transfer/pipeline.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -71,6 +73,11 @@ void Pipeline::plan_path(Strategy strategy) {
   auto const& pair = job_.state().pair;
   auto const& selection = pair.selection;
   auto const& bounce = job_.state().bounce;
+  if (job_.state().remote) {
+    plan_remote_path(strategy);
+    plan_extents();
+    return;
+  }
   stations_.push_back({pair.src, selection.src_heads, job_.src_blocks(), {}, false, {}});
   if (strategy == Strategy::StagedFile) {
     if (bounce && bounce_serves_as_staging(pair, bounce->endpoint.layout)) {
@@ -89,8 +96,83 @@ void Pipeline::plan_path(Strategy strategy) {
   }
   stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false, {}});
   if (stations_.size() == 2 && !reads() && !writes()) { hop_strategy_ = strategy; }
+  plan_extents();
+}
+
+void Pipeline::plan_remote_path(Strategy strategy) {
+  auto const& pair = job_.state().pair;
+  auto const& selection = pair.selection;
+  RemoteSide const& remote = *job_.state().remote;
+  bool const from_peer = remote.direction == WireDirection::Read;
+  Station src{pair.src, selection.src_heads, job_.src_blocks(), {}, false, {}};
+  Station dst{pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false, {}};
+  (from_peer ? src : dst).is_remote = true;
+  bool const packed = strategy == Strategy::PackedRemote;
+  Station const& near = from_peer ? dst : src;
+  Station const& far = from_peer ? src : dst;
+  // A file goes through staging in its own order, which may be the peer's as well.
+  auto const stage_near = [&] {
+    if (near.is_file()) { add_staging(near.layout, near.heads); }
+  };
+  auto const stage_far = [&] {
+    if (strategy == Strategy::DirectRemote || (near.is_file() && !packed && extents_match(pair))) {
+      return;
+    }
+    if (packed) {
+      add_image();
+    } else if (job_.state().bounce) {
+      add_bounce();
+    } else {
+      add_staging(far.layout, far.heads);
+    }
+  };
+  if (from_peer) {
+    if (!packed) { stations_.push_back(src); }
+    stage_far();
+    stage_near();
+    stations_.push_back(dst);
+  } else {
+    stations_.push_back(src);
+    stage_near();
+    stage_far();
+    if (!packed) { stations_.push_back(dst); }
+  }
+}
+
+void Pipeline::add_image() {
+  RemoteSide const& remote = *job_.state().remote;
+  auto const& pair = job_.state().pair;
+  bool const from_peer = remote.direction == WireDirection::Read;
+  PhysicalLayout const& far = from_peer ? pair.src : pair.dst;
+  IndexRange const heads = from_peer ? pair.selection.src_heads : pair.selection.dst_heads;
+  landing_ = resources_.landing(*remote.peer, [this] { return job_.should_stop(); });
+  auto const block =
+      layout::make_geometry(far.config().with_num_blocks(1), layout::LayoutKind::FullyContiguous,
+                            layout::BlockDimension::First, remote.image_format);
+  std::uint64_t const num_blocks = landing_.bytes / block.block_stride;
+  KVBM_EXPECTS(num_blocks > 0, Unsupported,
+               fmt::format("{} lends {} bytes of landing memory, less than a block of {}",
+                           remote.peer->name(), landing_.bytes, block.block_stride));
+  auto image = PhysicalLayout::builder(far.source())
+                   .config(far.config().with_num_blocks(num_blocks))
+                   .fully_contiguous(remote.image_format)
+                   .with_regions({memory::Region::of_memory(
+                       memory::StorageKind::Pinned, reinterpret_cast<void*>(landing_.address),
+                       landing_.bytes, -1, false)})
+                   .build();
+  Station landing{image, heads, {}, {}, false, {}};
+  landing.is_remote = true;
+  landing.is_image = true;
+  if (from_peer) { stations_.push_back(landing); }
+  add_staging(image, heads);
+  if (!from_peer) { stations_.push_back(landing); }
+}
+
+void Pipeline::plan_extents() {
+  auto const& pair = job_.state().pair;
   shared_staging_ = reads() && writes() && stations_.size() == 3;
-  partial_write_ = writes() && is_partial(pair.dst, layers_, selection.dst_heads);
+  partial_write_ =
+      stations_.back().is_file() && is_partial(pair.dst, layers_, pair.selection.dst_heads);
 
   // Two files may be cut into different extents.
   for (Station& station : stations_) {
@@ -135,12 +217,20 @@ void Pipeline::plan_batches() {
     ++num_stagings;
     per_block = std::max(per_block, staging_bytes_per_block(station.layout));
   }
-  num_halves_ = num_blocks > 1 ? 2 : 1;
+  // Straight from memory to memory nothing goes on meanwhile: halves would only cost.
+  bool const direct = stations_.size() == 2;
+  num_halves_ = num_blocks > 1 && !(direct && job_.state().remote) ? 2 : 1;
   std::size_t const wanted = (num_blocks + kWantedBatches - 1) / kWantedBatches;
   std::size_t const at_least = std::max<std::size_t>(1, kMinBatchBytes / per_block);
   std::size_t const at_most = std::max<std::size_t>(
       1, resources_.staging_bytes() / std::max<std::size_t>(1, num_stagings) / 2 / per_block);
   batch_blocks_ = std::min({std::max(wanted, at_least), at_most, num_blocks});
+  for (auto const& station : stations_) {
+    if (!station.is_image) { continue; }
+    std::uint64_t const slots = station.layout.config().num_blocks();
+    if (slots < 2) { num_halves_ = 1; }
+    batch_blocks_ = std::min<std::size_t>(batch_blocks_, slots / num_halves_);
+  }
   for (auto const& station : stations_) {
     if (station.halves[0].empty()) { continue; }  // only the bounce buffer has blocks by now
     if (station.halves[1].empty()) { num_halves_ = 1; }
@@ -161,10 +251,13 @@ void Pipeline::allocate_staging() {
   }
   if (offsets.empty()) { return; }
   auto const memory = resources_.staging(total);
+  if (job_.state().remote) { resources_.expose_staging(*job_.state().remote->peer); }
   auto offset = offsets.begin();
   for (auto& station : stations_) {
-    if (!station.is_padded) { continue; }
-    station.layout = make_staging(station.layout, num_blocks, memory.subspan(*offset++));
+    if (!station.is_padded && !station.is_image) { continue; }
+    if (station.is_padded) {
+      station.layout = make_staging(station.layout, num_blocks, memory.subspan(*offset++));
+    }
     for (std::size_t half = 0; half < num_halves_; ++half) {
       for (std::size_t i = 0; i < batch_blocks_; ++i) {
         station.halves[half].push_back(static_cast<BlockId>(half * batch_blocks_ + i));
@@ -182,6 +275,13 @@ void Pipeline::plan_copies() {
     copies_.emplace_back(job_.context(),
                          lower(from.layout, to.layout, {layers_, from.heads, to.heads}),
                          from.layout, to.layout);
+  }
+  for (std::size_t i = 0; i + 1 < stations_.size(); ++i) {
+    Station const& from = stations_[i];
+    Station const& to = stations_[i + 1];
+    if (!from.is_remote && !to.is_remote) { continue; }
+    wire_.emplace(lower(from.layout, to.layout, {layers_, from.heads, to.heads}), from.layout,
+                  to.layout, job_.state().remote->direction);
   }
 }
 
@@ -213,6 +313,11 @@ void Pipeline::append_extents(Station const& file, Station const& memory, Batch 
 }
 
 void Pipeline::start_read(Station const& file, Station const& memory, Batch const& batch) {
+  if (file.is_remote) {
+    reading_[batch.half].clear();
+    start_move(batch);
+    return;
+  }
   io_.clear();
   auto& reading = reading_[batch.half];
   reading.clear();
@@ -225,6 +330,10 @@ void Pipeline::start_read(Station const& file, Station const& memory, Batch cons
 }
 
 void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
+  if (!missing_is_empty && stations_.front().is_remote) {
+    finish_move(batch.half, reading_[batch.half]);
+    return;
+  }
   auto const errors = resources_.read_queue(batch.half).finish();
   Station const& file = missing_is_empty ? stations_.back() : stations_.front();
   std::size_t const per_block = file.extents.size();
@@ -274,6 +383,11 @@ void Pipeline::copy(Batch const& batch) {
 void Pipeline::start_write(Batch const& batch) {
   Station const& file = stations_.back();
   Station const& memory = stations_[stations_.size() - 2];
+  if (file.is_remote) {
+    write_end_[batch.half] = batch.first + batch.count;
+    start_move(batch);
+    return;
+  }
   io_.clear();
   auto& writing = writing_[batch.half];
   for (std::size_t position = batch.first; position < batch.first + batch.count; ++position) {
@@ -287,6 +401,12 @@ void Pipeline::start_write(Batch const& batch) {
 
 void Pipeline::finish_write(std::size_t half) {
   if (write_end_[half] == 0) { return; }
+  if (stations_.back().is_remote) {
+    finish_move(half, writing_[half]);
+    writing_[half].clear();
+    num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
+    return;
+  }
   auto const errors = resources_.write_queue(half).finish();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] != nullptr) {
@@ -295,6 +415,76 @@ void Pipeline::finish_write(std::size_t half) {
   }
   writing_[half].clear();
   num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
+}
+
+ImageOrder Pipeline::image_order(Batch const& batch) const {
+  RemoteSide const& remote = *job_.state().remote;
+  bool const from_peer = remote.direction == WireDirection::Read;
+  Station const& image = from_peer ? stations_.front() : stations_.back();
+  auto const blocks = from_peer ? job_.src_blocks() : job_.dst_blocks();
+  auto const slots = ids(image, batch);
+  ImageOrder order;
+  order.handle = remote.handle;
+  order.layers = layers_;
+  order.heads = image.heads;
+  order.image_format = remote.image_format;
+  order.landing = landing_;
+  for (std::size_t i = 0; i < batch.count; ++i) {
+    if (!alive_[batch.first + i]) { continue; }
+    order.block_ids.push_back(blocks[batch.first + i]);
+    order.slots.push_back(slots[i]);
+  }
+  return order;
+}
+
+void Pipeline::start_move(Batch const& batch) {
+  RemoteSide const& remote = *job_.state().remote;
+  bool const from_peer = remote.direction == WireDirection::Read;
+  std::size_t const first = from_peer ? 0 : stations_.size() - 2;
+  auto& positions = from_peer ? reading_[batch.half] : writing_[batch.half];
+  std::vector<BlockId> from;
+  std::vector<BlockId> to;
+  auto const from_ids = ids(stations_[first], batch);
+  auto const to_ids = ids(stations_[first + 1], batch);
+  for (std::size_t i = 0; i < batch.count; ++i) {
+    if (!alive_[batch.first + i]) { continue; }
+    positions.push_back(batch.first + i);
+    from.push_back(from_ids[i]);
+    to.push_back(to_ids[i]);
+  }
+  bool const packed = stations_[from_peer ? 0 : stations_.size() - 1].is_image;
+  auto move = [this, &remote, from = std::move(from), to = std::move(to),
+               order = packed ? std::optional(image_order(batch)) : std::nullopt,
+               local = stations_.size() == 2 ? remote.local_memory : WireMemory{},
+               far = packed ? WireMemory{} : remote.memory] {
+    auto const stop = [this] { return job_.should_stop(); };
+    bool const reads_peer = remote.direction == WireDirection::Read;
+    if (order && reads_peer) { remote.peer->copy_image(remote.direction, *order, stop); }
+    std::vector<WireRun> runs;
+    wire_->append_runs(from, to, runs);
+    remote.peer->move(remote.direction, local, far, runs, stop);
+    if (order && !reads_peer) { remote.peer->copy_image(remote.direction, *order, stop); }
+  };
+  if (num_halves_ == 2) {
+    resources_.wire_queue(batch.half).start(std::move(move));
+    return;
+  }
+  try {
+    move();
+  } catch (...) { move_error_ = std::current_exception(); }
+}
+
+void Pipeline::finish_move(std::size_t half, std::vector<std::size_t> const& positions) {
+  std::exception_ptr error = std::exchange(move_error_, nullptr);
+  try {
+    resources_.wire_queue(half).finish();
+  } catch (...) { error = std::current_exception(); }
+  if (error == nullptr) { return; }
+  // What was stopped fails with the reason of the stop, not with its consequence.
+  if (job_.should_stop()) { error = job_.stop_error(); }
+  for (std::size_t const position : positions) {
+    fail(position, error);
+  }
 }
 
 void Pipeline::fail(std::size_t position, std::exception_ptr error) {
@@ -307,7 +497,7 @@ void Pipeline::run() {
   if (reads()) { start_read(stations_[0], stations_[1], *batch(0)); }
   for (std::size_t number = 0; auto const current = batch(number); ++number) {
     if (job_.should_stop()) {
-      if (reads()) { static_cast<void>(resources_.read_queue(current->half).finish()); }
+      if (reads()) { abandon_read(current->half); }
       break;
     }
     auto const next = batch(number + 1);
@@ -336,6 +526,17 @@ void Pipeline::run() {
   bool const zero_first = write_end_[0] < write_end_[1];
   finish_write(zero_first ? 0 : 1);
   finish_write(zero_first ? 1 : 0);
+}
+
+void Pipeline::abandon_read(std::size_t half) {
+  if (!stations_.front().is_remote) {
+    static_cast<void>(resources_.read_queue(half).finish());
+    return;
+  }
+  try {
+    resources_.wire_queue(half).finish();
+  } catch (std::exception const&) {  // the transfer was stopped, and that is what it fails with
+  }
 }
 
 std::vector<FailedBlock> Pipeline::take_failed() {

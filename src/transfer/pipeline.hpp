@@ -19,8 +19,9 @@ namespace kvbm::transfer {
 /// Moves blocks along a path of stations in batches: a file or memory at either end, staging or a
 /// bounce buffer between. Hops overlap: while one half of the staging blocks is read or written,
 /// the other one is copied. A file at the end is written in whole extents; where the transfer
-/// changes only a part of them they are read first. Without a file it is a path between memories
-/// that can be stopped from batch to batch.
+/// changes only a part of them they are read first. A peer's memory at either end is read and
+/// written over its wire. Without either it is a path between memories that can be stopped from
+/// batch to batch.
 class Pipeline {
  public:
   /// @throws Error(OutOfMemory) no staging memory
@@ -41,9 +42,13 @@ class Pipeline {
     std::array<std::vector<BlockId>, 2> halves;  ///< between: ids of either half
     bool is_padded = false;                      ///< extents may be touched up to kFileAlignment
     std::vector<std::uint32_t> extents;          ///< of a file's block, those the layers touch
+    bool is_remote = false;  ///< a peer's memory: its blocks or an image of them
+    bool is_image = false;   ///< landing memory: the peer copies on
     [[nodiscard]] bool is_file() const noexcept {
       return layout.storage_kind() == memory::StorageKind::Disk;
     }
+    /// Read and written from outside of the pipeline's own thread.
+    [[nodiscard]] bool is_far() const noexcept { return is_file() || is_remote; }
   };
   struct Batch {
     std::size_t first = 0;
@@ -55,6 +60,7 @@ class Pipeline {
   void allocate_staging();
   void add_bounce();
   void plan_path(Strategy strategy);
+  void plan_extents();
   void plan_batches();
   void plan_copies();
 
@@ -64,6 +70,8 @@ class Pipeline {
                       std::size_t position);
   void start_read(Station const& file, Station const& memory, Batch const& batch);
   void finish_read(Batch const& batch, bool missing_is_empty);
+  /// Waits for a read whose outcome nobody wants any more.
+  void abandon_read(std::size_t half);
   void copy(Batch const& batch);
   void start_write(Batch const& batch);
   void finish_write(std::size_t half);
@@ -71,8 +79,16 @@ class Pipeline {
                     std::uint32_t number);
   void fail(std::size_t position, std::exception_ptr error);
 
-  [[nodiscard]] bool reads() const { return stations_.front().is_file(); }
-  [[nodiscard]] bool writes() const { return stations_.back().is_file(); }
+  void plan_remote_path(Strategy strategy);
+  void add_image();
+  /// The move between a peer's station and the one beside it, for the living blocks of a batch.
+  void start_move(Batch const& batch);
+  /// The living blocks of a batch with the peer's ids, as an order to the peer.
+  [[nodiscard]] ImageOrder image_order(Batch const& batch) const;
+  void finish_move(std::size_t half, std::vector<std::size_t> const& positions);
+
+  [[nodiscard]] bool reads() const { return stations_.front().is_far(); }
+  [[nodiscard]] bool writes() const { return stations_.back().is_far(); }
 
   TransferJob& job_;
   PipelineResources& resources_;
@@ -80,6 +96,9 @@ class Pipeline {
   std::vector<Station> stations_;
   std::vector<LocalCopy> copies_;         ///< between neighbouring memory stations
   std::optional<Strategy> hop_strategy_;  ///< of a single hop that was chosen already
+  std::optional<WireCopy> wire_;          ///< between the peer's station and the one beside it
+  Landing landing_;                       ///< at the peer, of an image station
+  std::exception_ptr move_error_;         ///< of a move on the pipeline's own thread
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;
   bool partial_write_ = false;

@@ -20,6 +20,7 @@ std::span<std::byte> PipelineResources::staging(std::uint64_t bytes) {
     // Queues may know the old memory to the kernel: they go first.
     read_queues_ = {};
     write_queues_ = {};
+    exposed_.reset();
     staging_.clear();
     staging_.push_back(
         source_->allocate({memory::StorageKind::Pinned, std::max(bytes, staging_bytes_),
@@ -49,7 +50,22 @@ memory::BlockFile::Queue& PipelineResources::write_queue(std::size_t half) {
   return *write_queues_[half];
 }
 
+void PipelineResources::expose_staging(Peer& peer) {
+  if (exposed_ == nullptr && !staging_.empty()) { exposed_ = peer.expose(staging_.front()); }
+}
+
+Landing const& PipelineResources::landing(Peer& peer, Peer::ShouldStop const& should_stop) {
+  if (landing_ == nullptr) { landing_ = peer.borrow_landing(should_stop); }
+  return *landing_;
+}
+
 void PipelineResources::drain() {
+  for (auto& queue : wire_queues_) {
+    try {
+      queue.finish();
+    } catch (std::exception const&) {  // the failure that is under way already tells more
+    }
+  }
   for (auto* const queues : {&read_queues_, &write_queues_}) {
     for (auto& queue : *queues) {
       if (queue != nullptr) { static_cast<void>(queue->finish()); }
@@ -57,9 +73,11 @@ void PipelineResources::drain() {
   }
 }
 
-PipelineWorkers::PipelineWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
+PipelineWorkers::PipelineWorkers(std::string name, unsigned num_threads,
+                                 std::shared_ptr<memory::MemorySource> source,
                                  std::uint64_t staging_bytes)
-    : num_threads_(std::max(num_threads, 1U)),
+    : name_(std::move(name)),
+      num_threads_(std::max(num_threads, 1U)),
       source_(std::move(source)),
       staging_bytes_(staging_bytes) {}
 
@@ -88,7 +106,7 @@ void PipelineWorkers::post(int priority, Job job) {
 }
 
 void PipelineWorkers::run(unsigned index) {
-  pthread_setname_np(pthread_self(), ("kvbm-file-" + std::to_string(index)).c_str());
+  pthread_setname_np(pthread_self(), (name_ + "-" + std::to_string(index)).c_str());
   PipelineResources resources(source_, staging_bytes_);
   std::unique_lock lock(mutex_);
   while (true) {
@@ -101,7 +119,7 @@ void PipelineWorkers::run(unsigned index) {
       (*job)(resources);
     } catch (std::exception const& error) {
       log::write(log::Level::Error,
-                 std::string("a file job let an exception out: ") + error.what());
+                 std::string("a pipeline job let an exception out: ") + error.what());
     }
     job.reset();
     lock.lock();

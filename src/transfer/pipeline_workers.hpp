@@ -10,16 +10,19 @@
 #include <mutex>
 #include <queue>
 #include <span>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "kvbm/memory/block_file.hpp"
 #include "kvbm/memory/memory_source.hpp"
+#include "kvbm/transfer/peer.hpp"
+#include "transfer/wire_queue.hpp"
 
 namespace kvbm::transfer {
 
-/// What one file worker keeps between transfers: pinned staging memory and I/O queues, two of each
-/// direction so that one half of a pipeline moves while the other is filled.
+/// What one pipeline worker keeps between transfers: pinned staging memory and I/O queues, two of
+/// each direction so that one half of a pipeline moves while the other is filled.
 class PipelineResources {
  public:
   PipelineResources(std::shared_ptr<memory::MemorySource> source, std::uint64_t staging_bytes);
@@ -30,6 +33,11 @@ class PipelineResources {
   [[nodiscard]] std::uint64_t staging_bytes() const noexcept { return staging_bytes_; }
   [[nodiscard]] memory::BlockFile::Queue& read_queue(std::size_t half);
   [[nodiscard]] memory::BlockFile::Queue& write_queue(std::size_t half);
+  [[nodiscard]] WireQueue& wire_queue(std::size_t half) { return wire_queues_[half]; }
+  /// Lets the wire to `peer` reach the staging memory. A lane's resources serve one peer.
+  void expose_staging(Peer& peer);
+  /// Landing memory of the peer, borrowed once and kept.
+  Landing const& landing(Peer& peer, Peer::ShouldStop const& should_stop);
   /// Waits for all I/O under way and forgets its outcome.
   void drain();
 
@@ -39,18 +47,22 @@ class PipelineResources {
   std::shared_ptr<memory::MemorySource> source_;
   std::uint64_t staging_bytes_;
   std::vector<memory::Region> staging_;  ///< none or one
+  std::shared_ptr<void const> exposed_;  ///< staging_, to the wire
+  std::shared_ptr<Landing const> landing_;
   std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> read_queues_;
   std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> write_queues_;
+  std::array<WireQueue, 2> wire_queues_;
 };
 
-/// A few named threads that run file transfers, highest priority first, first come first served
+/// A few named threads that run pipelines, highest priority first, first come first served
 /// within one. They start with the first job. The destructor runs what is queued, then joins.
 class PipelineWorkers {
  public:
   using Job = std::function<void(PipelineResources&)>;  ///< must not throw
 
-  PipelineWorkers(unsigned num_threads, std::shared_ptr<memory::MemorySource> source,
-                  std::uint64_t staging_bytes);
+  /// @param name  of the threads, at most 13 characters
+  PipelineWorkers(std::string name, unsigned num_threads,
+                  std::shared_ptr<memory::MemorySource> source, std::uint64_t staging_bytes);
   ~PipelineWorkers();
   PipelineWorkers(PipelineWorkers const&) = delete;
   PipelineWorkers& operator=(PipelineWorkers const&) = delete;
@@ -68,6 +80,7 @@ class PipelineWorkers {
   };
   void run(unsigned index);
 
+  std::string const name_;
   unsigned num_threads_;
   std::shared_ptr<memory::MemorySource> source_;
   std::uint64_t staging_bytes_;

@@ -11,6 +11,7 @@
 #include "kvbm/transfer/validate.hpp"
 #include "transfer/device_copy.hpp"
 #include "transfer/memory_copy.hpp"
+#include "transfer/remote_side.hpp"
 
 namespace kvbm::transfer {
 
@@ -26,6 +27,9 @@ class PreparedTransfer::State {
   CopyPlan plan;
   std::optional<MemoryCopy> copy;         ///< where the CPU reaches both sides
   std::optional<DeviceCopy> device_copy;  ///< where a side is device memory
+  std::optional<RemoteSide> remote;       ///< where a side is another worker's and not mapped
+  std::shared_ptr<Peer> src_peer;         ///< whose the source is; null: this worker's
+  std::shared_ptr<Peer> dst_peer;         ///< likewise
   ChoiceInput choice;                     ///< but for what depends on the blocks of a submission
 
   /// Whether a deadline or a token may end a submission early.
@@ -40,5 +44,9 @@ class PreparedTransfer::State {
 
   std::string description;  ///< "Device FullyContiguous OperationalNHD -> Disk ...", for logs
 };
+
+/// Sends the write notification that was asked for, if one was.
+/// @throws PeerError the blocks arrived, but the peer could not be told
+void notify_peer(PreparedTransfer::State const& state);
 
 }  // namespace kvbm::transfer

@@ -18,8 +18,9 @@ namespace {
 
 using memory::StorageKind;
 
-std::string place(layout::PhysicalLayout const& layout) {
-  std::string text(memory::to_string(layout.storage_kind()));
+std::string place(layout::PhysicalLayout const& layout, Peer const* peer = nullptr) {
+  std::string text = peer != nullptr ? peer->name() + "'s " : std::string{};
+  text += memory::to_string(layout.storage_kind());
   if (layout.storage_kind() == StorageKind::Device) {
     text += fmt::format(" {}", layout.device_id());
   }
@@ -44,12 +45,15 @@ void check_backends(TransferContext::Impl const& context, TransferOptions const&
 }
 
 /// @throws Error(NotFound) device memory of a device that the manager does not have
-void check_devices(TransferContext::Impl const& context, ValidatedPair const& pair) {
-  for (auto const* const layout : {&pair.src, &pair.dst}) {
-    if (layout->storage_kind() == StorageKind::Device) {
-      static_cast<void>(context.device(layout->device_id()));
+void check_devices(TransferContext::Impl const& context, ValidatedPair const& pair,
+                   Endpoint const& src, Endpoint const& dst) {
+  auto const check = [&context](layout::PhysicalLayout const& layout, Endpoint const& endpoint) {
+    if (layout.storage_kind() == StorageKind::Device && !endpoint.is_remote()) {
+      static_cast<void>(context.device(layout.device_id()));
     }
-  }
+  };
+  check(pair.src, src);
+  check(pair.dst, dst);
 }
 
 ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State const& state) {
@@ -71,11 +75,13 @@ ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State 
 
 /// A limit of multiprocessors means something only where a GPU takes part.
 void check_max_sms(TransferContext& context, PreparedTransfer::State const& state) {
-  auto const on_gpu = [&context](layout::PhysicalLayout const& layout) {
-    return layout.storage_kind() == StorageKind::Device &&
+  auto const on_gpu = [&context](layout::PhysicalLayout const& layout, bool is_remote) {
+    return !is_remote && layout.storage_kind() == StorageKind::Device &&
            context.device(layout.device_id())->backend() == device::Backend::Cuda;
   };
-  if (state.options.max_sms && !on_gpu(state.pair.src) && !on_gpu(state.pair.dst)) {
+  bool const reads = state.remote && state.remote->direction == WireDirection::Read;
+  bool const writes = state.remote && !reads;
+  if (state.options.max_sms && !on_gpu(state.pair.src, reads) && !on_gpu(state.pair.dst, writes)) {
     throw UnsupportedError(
         fmt::format("max_sms {} limits a GPU's multiprocessors, but no CUDA device takes part",
                     *state.options.max_sms));
@@ -92,8 +98,8 @@ void check_blocks(PreparedTransfer::State const& state, std::span<BlockId const>
 }
 
 std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Strategy strategy) {
-  std::string const src = place(state.pair.src);
-  std::string const dst = place(state.pair.dst);
+  std::string const src = place(state.pair.src, state.src_peer.get());
+  std::string const dst = place(state.pair.dst, state.dst_peer.get());
   if (strategy == Strategy::StagedDma) {
     bool const to_host = state.device_copy->direction() == LinkDirection::DeviceToHost;
     std::string const ring = fmt::format("ring of device {}", state.device_copy->device_id());
@@ -102,6 +108,16 @@ std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Str
   }
   if (strategy == Strategy::PinnedStaging) {
     return {src + " -> pinned staging", "pinned staging -> " + dst};
+  }
+  if (strategy == Strategy::PackedRemote) {
+    return {src + " -> image in staging memory", "image -> image over the wire",
+            "image in staging memory -> " + dst};
+  }
+  if (strategy == Strategy::StagedRemote) {
+    std::string const staging = state.bounce
+                                    ? "bounce buffer " + place(state.bounce->endpoint.layout)
+                                    : std::string("pinned staging in the peer's order");
+    return {src + " -> " + staging, staging + " -> " + dst};
   }
   if (strategy != Strategy::StagedFile) { return {src + " -> " + dst}; }
   std::vector<std::string> hops;
@@ -131,6 +147,12 @@ std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Str
 
 }  // namespace
 
+void notify_peer(PreparedTransfer::State const& state) {
+  if (state.options.nixl_write_notification) {
+    state.dst_peer->notify(*state.options.nixl_write_notification);
+  }
+}
+
 bool PreparedTransfer::State::must_wait() const {
   return std::any_of(options.wait_for.begin(), options.wait_for.end(),
                      [](auto const& event) { return !event->is_complete(); });
@@ -140,6 +162,7 @@ ChoiceInput PreparedTransfer::State::choice_for(std::span<BlockId const> src_blo
                                                 std::span<BlockId const> dst_blocks) const {
   ChoiceInput input = choice;
   input.num_blocks = src_blocks.size();
+  if (remote) { input.remote = remote->choice_for(src_blocks, dst_blocks); }
   if (device_copy) { input.device = device_copy->choice(src_blocks, dst_blocks).device; }
   if (options.cuda_stream != nullptr) {
     input.capturing = options.cuda_stream->is_capturing();  // and then no event may be asked
@@ -154,31 +177,42 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
                                            std::optional<ResolvedBounce> bounce,
                                            TransferOptions const& options) {
   check_backends(context->impl(), options);
-  auto pair = validate_pair(src.layout, dst.layout, options);
-  check_devices(context->impl(), pair);
+  bool const is_remote = src.is_remote() || dst.is_remote();
+  auto pair = validate_pair(src.layout, dst.layout, options,
+                            {dst.peer != nullptr, !src.is_remote(), !dst.is_remote()});
+  check_devices(context->impl(), pair, src, dst);
   if (bounce) {
     validate_bounce(bounce->endpoint.layout, bounce->block_ids);
     validate_bounce_fits(pair, bounce->endpoint.layout);
   }
   auto state = std::make_shared<State>(State{context,
                                              std::move(pair),
-                                             std::move(src.use),
-                                             std::move(dst.use),
+                                             src.use,
+                                             dst.use,
                                              std::move(bounce),
                                              options,
                                              {},
                                              {},
                                              {},
                                              {},
+                                             src.peer,
+                                             dst.peer,
+                                             {},
                                              {}});
-  state->description = place(state->pair.src) + " -> " + place(state->pair.dst);
+  state->description =
+      place(state->pair.src, src.peer.get()) + " -> " + place(state->pair.dst, dst.peer.get());
   state->plan = lower(state->pair.src, state->pair.dst, state->pair.selection);
   auto const& [src_layout, dst_layout] = std::tie(state->pair.src, state->pair.dst);
-  if (is_host_reachable(src_layout) && is_host_reachable(dst_layout)) {
-    state->copy.emplace(state->plan, src_layout, dst_layout);
-  }
-  if (DeviceCopy::applies(src_layout, dst_layout)) {
-    state->device_copy.emplace(context->impl(), state->plan, src_layout, dst_layout);
+  if (is_remote) {
+    state->remote.emplace(make_remote_side(state->pair, state->plan, src, dst));
+    if (!state->options.timeout) { state->options.timeout = context->options().remote_timeout; }
+  } else {
+    if (is_host_reachable(src_layout) && is_host_reachable(dst_layout)) {
+      state->copy.emplace(state->plan, src_layout, dst_layout);
+    }
+    if (DeviceCopy::applies(src_layout, dst_layout)) {
+      state->device_copy.emplace(context->impl(), state->plan, src_layout, dst_layout);
+    }
   }
   check_max_sms(*context, *state);
   state->choice = make_choice(*context, *state);
@@ -194,7 +228,13 @@ TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> s
   KVBM_EXPECTS(context != nullptr, ShuttingDown,
                "the manager of this prepared transfer was destroyed");
   check_blocks(*state_, src_blocks, dst_blocks);
-  if (src_blocks.empty()) { return TransferCompleteNotification::completed(); }
+  for (auto const& peer : {state_->src_peer, state_->dst_peer}) {
+    if (peer != nullptr) { peer->expect_alive(); }
+  }
+  if (src_blocks.empty()) {
+    notify_peer(*state_);
+    return TransferCompleteNotification::completed();
+  }
   Strategy const strategy = choose_strategy(state_->choice_for(src_blocks, dst_blocks));
   switch (strategy) {
     case Strategy::HostCopy:
@@ -207,7 +247,10 @@ TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> s
       return execute_device_copy(context->impl(), state_, src_blocks, dst_blocks, strategy);
     case Strategy::PinnedStaging:
     case Strategy::DirectFile:
-    case Strategy::StagedFile: break;
+    case Strategy::StagedFile:
+    case Strategy::DirectRemote:
+    case Strategy::StagedRemote:
+    case Strategy::PackedRemote: break;
   }
   return execute_pipeline(context->impl(), state_, src_blocks, dst_blocks, strategy);
 }

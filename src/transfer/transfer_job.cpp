@@ -137,13 +137,21 @@ void TransferJob::finish(std::size_t num_done, std::vector<FailedBlock> failed,
 
 void TransferJob::complete(std::vector<FailedBlock> failed) noexcept {
   phase_.store(Phase::Finished);
+  std::exception_ptr not_told;
+  if (failed.empty()) {
+    try {
+      notify_peer(*state_);
+    } catch (...) { not_told = std::current_exception(); }
+  }
   // Before anybody is woken, so that a waiter can unregister the layouts or reopen a file at once.
   state_.reset();
   src_use_.reset();
   dst_use_.reset();
   bounce_use_.reset();
   try {
-    if (!completion_) {
+    if (not_told != nullptr) {
+      if (completion_) { completion_->poison(not_told); }
+    } else if (!completion_) {
       if (!failed.empty()) {
         log::write(log::Level::Error, description_ + " on a caller's stream failed: " +
                                           message_of(failed.front().error));

@@ -47,6 +47,8 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
   [[nodiscard]] bool begin() noexcept;
   /// Whether the work should end at the next batch.
   [[nodiscard]] bool should_stop() const noexcept { return stop_error_set_.load(); }
+  /// Why. @pre should_stop()
+  [[nodiscard]] std::exception_ptr stop_error() const noexcept { return stop_error_; }
   /// Whether should_stop() can ever become true: then work goes in batches.
   [[nodiscard]] bool can_stop() const noexcept;
 

@@ -60,11 +60,16 @@ Selection select(PhysicalLayout const& src, PhysicalLayout const& dst,
   return selection;
 }
 
-void check_options(TransferOptions const& options) {
-  if (options.nixl_write_notification) {
+void check_options(TransferOptions const& options, PairOwners const& owners) {
+  if (options.nixl_write_notification && !owners.dst_is_peers) {
     throw UnsupportedError(
-        fmt::format("nixl_write_notification {} needs a remote destination; both sides are local",
+        fmt::format("nixl_write_notification {} needs a remote destination; this one is local",
                     *options.nixl_write_notification));
+  }
+  if (options.cuda_stream && options.nixl_write_notification) {
+    throw UnsupportedError(
+        "nixl_write_notification on a caller's stream: nobody knows when the blocks have arrived; "
+        "leave cuda_stream out");
   }
   if (options.cuda_stream && (options.timeout || options.cancellation.stop_possible())) {
     throw UnsupportedError(
@@ -212,13 +217,17 @@ void check_address_overlap(ValidatedPair const& pair, std::span<BlockId const> s
 }  // namespace
 
 ValidatedPair validate_pair(PhysicalLayout const& src, PhysicalLayout const& dst,
-                            TransferOptions const& options) {
-  check_options(options);
+                            TransferOptions const& options, PairOwners const& owners) {
+  check_options(options, owners);
   ValidatedPair pair{options.src_kv_layout ? src.with_format(*options.src_kv_layout) : src,
                      options.dst_kv_layout ? dst.with_format(*options.dst_kv_layout) : dst,
                      {},
-                     same_layout(src, dst),
-                     false};
+                     false,
+                     false,
+                     owners.src_is_here,
+                     owners.dst_is_here};
+  bool const both_here = owners.src_is_here && owners.dst_is_here;
+  pair.same_layout = both_here && same_layout(src, dst);
   auto const& a = pair.src.config();
   auto const& b = pair.dst.config();
   expect_equal("num_layers", a.num_layers(), b.num_layers());
@@ -229,7 +238,7 @@ ValidatedPair validate_pair(PhysicalLayout const& src, PhysicalLayout const& dst
   expect_equal(pair.src.format().is_unknown() ? "inner_dim" : "head_dim",
                extent(pair.src, BlockDim::HeadDim), extent(pair.dst, BlockDim::HeadDim));
   pair.selection = select(pair.src, pair.dst, options);
-  pair.may_alias = !pair.same_layout && may_alias(src, dst);
+  pair.may_alias = both_here && !pair.same_layout && may_alias(src, dst);
   return pair;
 }
 

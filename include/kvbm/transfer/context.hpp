@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -30,6 +31,8 @@ struct ContextOptions {
   unsigned num_file_workers = 2;
   std::uint64_t staging_bytes_per_worker = std::uint64_t{32}
                                            << 20U;  ///< grows to two blocks if those are larger
+  /// Of transfers from and to other workers that name no timeout of their own.
+  std::chrono::nanoseconds remote_timeout = std::chrono::seconds(30);
 };
 
 /// What transfers run on: devices, streams, copy threads, file workers, events.

@@ -13,6 +13,7 @@
 #include "kvbm/transfer/copy_plan.hpp"
 #include "kvbm/transfer/notification.hpp"
 #include "kvbm/transfer/options.hpp"
+#include "kvbm/transfer/peer.hpp"
 #include "kvbm/transfer/strategy.hpp"
 
 namespace kvbm::transfer {
@@ -23,7 +24,13 @@ class LayoutUse;
 /// A layout as a transfer sees it.
 struct Endpoint {
   layout::PhysicalLayout layout;
-  std::shared_ptr<LayoutUse> use;  ///< null for unregistered layouts
+  std::shared_ptr<LayoutUse> use;    ///< null for unregistered layouts
+  std::shared_ptr<Peer> peer = {};   ///< the worker whose layout it is; null: this one
+  layout::LayoutHandle handle = {};  ///< the peer's name of it
+  bool is_mapped = false;            ///< the peer's memory is mapped here: every local way works
+  WireMemory memory = {};            ///< of a peer's layout that is not mapped
+  /// Whether only the wire reaches it.
+  [[nodiscard]] bool is_remote() const noexcept { return peer != nullptr && !is_mapped; }
 };
 
 /// A bounce buffer whose handle was resolved.

@@ -24,8 +24,11 @@ enum class Strategy {
   PinnedStaging,  ///< pageable memory to or from a GPU through pinned staging memory, two hops
   DirectFile,     ///< file I/O straight from or into the other side's memory
   StagedFile,     ///< file I/O through pinned staging memory, two hops in a pipeline
+  DirectRemote,   ///< NIXL straight between our memory and the peer's, one descriptor a run
+  StagedRemote,   ///< NIXL between the peer's memory and staging memory of ours in its order
+  PackedRemote,   ///< NIXL between dense images in staging memory of both sides: the peer helps
 };
-inline constexpr std::size_t kNumStrategies = 8;
+inline constexpr std::size_t kNumStrategies = 11;
 
 /// "HostCopy", ...
 std::string_view to_string(Strategy strategy) noexcept;
@@ -83,6 +86,10 @@ struct CostModel {
   double disk_write_rate = 2e9;
   double stream_latency = 10e-6;  ///< hand-over to a stream and back
   double disk_latency = 100e-6;
+  double remote_rate = 10e9;             ///< long runs over the wire
+  double remote_latency = 20e-6;         ///< hand-over to the peer's lane and back
+  double remote_run_latency = 4e-6;      ///< each descriptor
+  double remote_image_latency = 150e-6;  ///< asking the peer to fill or empty an image
   GpuCosts gpu;
 };
 
@@ -94,6 +101,17 @@ struct DeviceChoice {
   bool addressable = true;           ///< kernels reach both sides
   std::uint64_t num_dma = 1;         ///< runs, those of neighbouring blocks merged
   std::uint64_t num_staged_dma = 1;  ///< contiguous pieces of the host's side, likewise
+};
+
+/// What choose() has to know where one side is another worker's memory.
+struct RemoteChoice {
+  std::uint64_t num_runs = 1;         ///< descriptors of the direct way, adjacent runs merged
+  std::uint64_t num_staged_runs = 1;  ///< likewise between staging in the peer's order and the peer
+  bool local_reached = true;          ///< the wire reaches our side's memory
+  bool gpu_involved = false;          ///< a side is a GPU's memory
+  bool peer_is_gpu = false;           ///< the peer's side is
+  bool can_pack = true;               ///< the peer lends landing memory, and the formats are plain
+  bool both_remote = false;
 };
 
 /// Everything choose() looks at; no pointers, no state.
@@ -111,6 +129,7 @@ struct ChoiceInput {
   bool bounce_given = false;
   bool must_wait = false;  ///< wait_for names events that are not complete
   std::optional<DeviceChoice> device;
+  std::optional<RemoteChoice> remote;
   std::optional<Strategy> wanted;  ///< only this one
   TransferCapabilities capabilities;
   TransferPreferences preferences;

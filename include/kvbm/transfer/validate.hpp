@@ -17,6 +17,15 @@ struct ValidatedPair {
   Selection selection;
   bool same_layout = false;  ///< one set of regions on both sides
   bool may_alias = false;    ///< different layouts, but their memory overlaps
+  bool src_is_here = true;   ///< its addresses are this process's
+  bool dst_is_here = true;   ///< likewise
+};
+
+/// Whose the two layouts of a pair are.
+struct PairOwners {
+  bool dst_is_peers = false;  ///< the destination is another worker's, mapped here or not
+  bool src_is_here = true;    ///< the source's addresses are this process's
+  bool dst_is_here = true;    ///< likewise
 };
 
 /// Checks everything about a transfer but its block ids. Pure; nothing moves.
@@ -26,7 +35,7 @@ struct ValidatedPair {
 ///         that does not fit; empty, reversed or unequal ranges; Error(OutOfRange) a range beyond
 ///         its extent; UnsupportedError for options that no strategy of this build can honour
 ValidatedPair validate_pair(layout::PhysicalLayout const& src, layout::PhysicalLayout const& dst,
-                            TransferOptions const& options);
+                            TransferOptions const& options, PairOwners const& owners = {});
 
 /// Checks the block ids of one submission.
 /// @throws Error(InvalidArgument) lists of unequal length (naming both lengths), duplicate
