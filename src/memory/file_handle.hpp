@@ -37,6 +37,13 @@ class FileHandle {
   /// Error(Io)
   static FileHandle open(std::filesystem::path const& path, int flags);
 
+  /// Takes over `fd`, which the kernel just gave; -1 makes an empty handle.
+  static FileHandle adopt(int fd) noexcept {
+    FileHandle handle;
+    handle.fd_ = fd;
+    return handle;
+  }
+
   [[nodiscard]] int fd() const noexcept { return fd_; }
   [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
   void close() noexcept;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -18,18 +17,15 @@
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/memory/numa.hpp"
+#include "kvbm/memory/shared_memory.hpp"
+#include "memory/mapping.hpp"
+#include "memory/shared_file.hpp"
 
 namespace kvbm::memory {
 namespace {
 
 // From here on a mapping of its own: cheaper to zero, given back to the system at once.
 constexpr std::uint64_t kMapBytes = std::uint64_t{1} << 20;
-constexpr std::uint64_t kHugePageBytes = std::uint64_t{2} << 20;
-
-std::uint64_t page_bytes() {
-  static auto const bytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-  return bytes;
-}
 
 [[noreturn]] void throw_out_of_memory(AllocationRequest const& request, int error) {
   throw_error(ErrorCode::OutOfMemory,
@@ -37,39 +33,6 @@ std::uint64_t page_bytes() {
                           to_string(request.kind), request.device_id, describe_errno(error)),
               error);
 }
-
-// An anonymous mapping, zero by nature.
-class Mapping {
- public:
-  Mapping(AllocationRequest const& request, std::uint64_t alignment)
-      : bytes_(checked_align_up(request.bytes, page_bytes())) {
-    std::uint64_t const slack = alignment > page_bytes() ? alignment : 0;
-    std::uint64_t const mapped = checked_add(bytes_, slack);
-    void* const base =
-        mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) { throw_out_of_memory(request, errno); }
-    auto* const first = static_cast<std::byte*>(base);
-    auto const address = reinterpret_cast<std::uintptr_t>(base);
-    std::uint64_t const skip = slack == 0 ? 0 : (alignment - address % alignment) % alignment;
-    data_ = first + skip;
-    if (skip > 0) { munmap(first, skip); }
-    if (slack > skip) { munmap(data_ + bytes_, slack - skip); }
-    // Advice: a kernel without huge pages refuses it and nothing is lost.
-    if (bytes_ >= kHugePageBytes) { madvise(data_, bytes_, MADV_HUGEPAGE); }
-  }
-  ~Mapping() {
-    if (data_ != nullptr) { munmap(data_, bytes_); }
-  }
-  Mapping(Mapping const&) = delete;
-  Mapping& operator=(Mapping const&) = delete;
-
-  [[nodiscard]] std::byte* data() const { return data_; }
-  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
-
- private:
-  std::byte* data_ = nullptr;
-  std::uint64_t bytes_ = 0;
-};
 
 struct FreeDeleter {
   void operator()(void* memory) const { std::free(memory); }
@@ -100,6 +63,7 @@ class Registry {
     DeviceId device_id = -1;
     std::uint64_t mapped_bytes = 0;  // Pinned only
     std::uint64_t locked_bytes = 0;  // Pinned only
+    std::optional<SharedMemoryName> shared_name = {};
   };
 
   void add(void const* address, Entry const& entry) {
@@ -115,18 +79,29 @@ class Registry {
   [[nodiscard]] std::optional<PointerInfo> find(void const* address) const {
     auto const at = reinterpret_cast<std::uintptr_t>(address);
     std::lock_guard const lock(mutex_);
-    auto const next = entries_.upper_bound(at);
-    if (next == entries_.begin()) { return std::nullopt; }
-    auto const& [begin, entry] = *std::prev(next);
-    if (at - begin >= entry.bytes) { return std::nullopt; }
+    auto const found = look_up(at);
+    if (found == entries_.end()) { return std::nullopt; }
+    auto const& [begin, entry] = *found;
     return PointerInfo{entry.kind, entry.device_id, entry.bytes - (at - begin)};
+  }
+
+  [[nodiscard]] std::optional<SharedMemoryName> share(std::uintptr_t at,
+                                                      std::uint64_t bytes) const {
+    std::lock_guard const lock(mutex_);
+    auto const found = look_up(at);
+    if (found == entries_.end()) { return std::nullopt; }
+    auto const& [begin, entry] = *found;
+    if (bytes > entry.bytes - (at - begin)) { return std::nullopt; }
+    auto name = entry.shared_name;
+    if (name) { name->offset += at - begin; }
+    return name;
   }
 
   [[nodiscard]] PinnedStats pinned_stats() const {
     std::lock_guard const lock(mutex_);
     PinnedStats stats;
     for (auto const& [address, entry] : entries_) {
-      if (entry.kind != StorageKind::Pinned) { continue; }
+      if (entry.mapped_bytes == 0) { continue; }  // not Pinned, or mapped from another process
       ++stats.regions;
       stats.bytes += entry.mapped_bytes;
       stats.locked_bytes += entry.locked_bytes;
@@ -135,28 +110,38 @@ class Registry {
   }
 
  private:
+  using Entries = std::map<std::uintptr_t, Entry>;
+  [[nodiscard]] Entries::const_iterator look_up(std::uintptr_t at) const {
+    auto const next = entries_.upper_bound(at);
+    if (next == entries_.begin()) { return entries_.end(); }
+    auto const found = std::prev(next);
+    return at - found->first < found->second.bytes ? found : entries_.end();
+  }
+
   mutable std::mutex mutex_;
-  std::map<std::uintptr_t, Entry> entries_;
+  Entries entries_;
 };
 
 // One allocation: registered while it lives, deregistered before its memory goes.
 class Allocation {
  public:
-  Allocation(std::shared_ptr<Registry> registry, AllocationRequest const& request, int node)
+  Allocation(std::shared_ptr<Registry> registry, AllocationRequest const& request, int node,
+             bool shareable)
       : registry_(std::move(registry)) {
-    Registry::Entry entry{request.bytes, request.kind, -1, 0, 0};
-    std::uint64_t alignment = std::max(request.alignment, kRegionAlignment);
-    if (request.kind == StorageKind::System && request.bytes < kMapBytes) {
+    Registry::Entry entry{request.bytes, request.kind, -1, 0, 0, {}};
+    std::uint64_t const alignment = std::max(request.alignment, kRegionAlignment);
+    std::uint64_t const least_mapped = shareable ? page_bytes() : kMapBytes;
+    if (request.kind == StorageKind::System && request.bytes < least_mapped) {
       allocate_on_heap(request, alignment);
     } else {
-      if (request.bytes >= kHugePageBytes) { alignment = std::max(alignment, kHugePageBytes); }
-      mapping_ = std::make_unique<Mapping>(request, alignment);
-      data_ = mapping_->data();
+      map(request, alignment, shareable);
     }
     if (request.kind == StorageKind::Pinned) {
       entry.device_id = request.device_id;
       pin(node, entry);
     }
+    if (file_) { entry.shared_name = name_shared_file(file_, mapping_.bytes()); }
+    shared_name_ = entry.shared_name;
     registry_->add(data_, entry);
   }
   ~Allocation() { registry_->remove(data_); }
@@ -164,8 +149,25 @@ class Allocation {
   Allocation& operator=(Allocation const&) = delete;
 
   [[nodiscard]] void* data() const { return data_; }
+  [[nodiscard]] std::optional<SharedMemoryName> const& shared_name() const { return shared_name_; }
 
  private:
+  void map(AllocationRequest const& request, std::uint64_t alignment, bool shareable) {
+    if (request.bytes >= kHugePageBytes) { alignment = std::max(alignment, kHugePageBytes); }
+    std::uint64_t const bytes = checked_align_up(request.bytes, page_bytes());
+    int error = 0;
+    // First private memory, also where a file takes its place: of more than the machine has, the
+    // kernel gives none.
+    mapping_ = Mapping::try_make(bytes, alignment, 0, error);
+    if (error == 0 && shareable) {
+      file_ = try_make_shared_file(bytes, error);
+      if (error == 0) { error = mapping_.replace(file_, 0); }
+    }
+    if (error != 0) { throw_out_of_memory(request, error); }
+    mapping_.advise_huge_pages();
+    data_ = mapping_.data();
+  }
+
   void allocate_on_heap(AllocationRequest const& request, std::uint64_t alignment) {
     // Direct I/O wants page alignment; below a page there is nothing to gain.
     if (request.bytes >= page_bytes()) { alignment = std::max(alignment, page_bytes()); }
@@ -178,13 +180,13 @@ class Allocation {
   }
 
   void pin(int node, Registry::Entry& entry) {
-    if (node >= 0 && !prefer_numa_node(mapping_->data(), mapping_->bytes(), node)) {
+    if (node >= 0 && !prefer_numa_node(mapping_.data(), mapping_.bytes(), node)) {
       log::write(log::Level::Info,
                  fmt::format("{} bytes of pinned memory could not be placed on NUMA node {}",
-                             mapping_->bytes(), node));
+                             mapping_.bytes(), node));
     }
-    entry.mapped_bytes = mapping_->bytes();
-    entry.locked_bytes = lock_prefix(mapping_->data(), mapping_->bytes());
+    entry.mapped_bytes = mapping_.bytes();
+    entry.locked_bytes = lock_prefix(mapping_.data(), mapping_.bytes());
     if (entry.locked_bytes < entry.mapped_bytes) {
       log::write(log::Level::Info,
                  fmt::format("only {} of {} bytes of pinned memory are locked: raise "
@@ -194,9 +196,27 @@ class Allocation {
   }
 
   std::shared_ptr<Registry> registry_;
-  std::unique_ptr<Mapping> mapping_;
+  FileHandle file_;  // open while the memory lives: by its number others find it
+  Mapping mapping_;
+  std::optional<SharedMemoryName> shared_name_;
   HeapMemory heap_;
   void* data_ = nullptr;
+};
+
+// Memory of another process: registered like our own while it is mapped.
+class Mapped {
+ public:
+  Mapped(std::shared_ptr<Registry> registry, Region region)
+      : registry_(std::move(registry)), region_(std::move(region)) {
+    registry_->add(region_.host_data(), {region_.bytes(), region_.kind(), -1, 0, 0, {}});
+  }
+  ~Mapped() { registry_->remove(region_.host_data()); }
+  Mapped(Mapped const&) = delete;
+  Mapped& operator=(Mapped const&) = delete;
+
+ private:
+  std::shared_ptr<Registry> registry_;
+  Region region_;
 };
 
 // Node of the i-th GPU in PCI order, asked once.
@@ -216,8 +236,10 @@ NodeOfDevice nodes_from_sysfs() {
 
 class HostMemory final : public MemorySource {
  public:
-  explicit HostMemory(NodeOfDevice node_of_device)
-      : node_of_device_(node_of_device ? std::move(node_of_device) : nodes_from_sysfs()) {}
+  explicit HostMemory(HostMemoryOptions options)
+      : node_of_device_(options.node_of_device ? std::move(options.node_of_device)
+                                               : nodes_from_sysfs()),
+        shareable_(options.shareable) {}
 
   Region allocate(AllocationRequest const& request) override {
     KVBM_EXPECTS(request.bytes > 0, InvalidArgument,
@@ -232,10 +254,12 @@ class HostMemory final : public MemorySource {
         fmt::format("device {} is unknown: this source has host memory only", request.device_id));
     bool const pinned = request.kind == StorageKind::Pinned;
     int const node = pinned && request.device_id >= 0 ? node_of_device_(request.device_id) : -1;
-    auto allocation = std::make_shared<Allocation>(registry_, request, node);
+    auto allocation = std::make_shared<Allocation>(registry_, request, node, shareable_);
     void* const data = allocation->data();
-    return Region::of_memory(request.kind, data, request.bytes, pinned ? request.device_id : -1,
-                             true, std::move(allocation));
+    auto const shared_name = allocation->shared_name();
+    auto region = Region::of_memory(request.kind, data, request.bytes,
+                                    pinned ? request.device_id : -1, true, std::move(allocation));
+    return shared_name ? region.with_shared_name(*shared_name) : region;
   }
 
   [[nodiscard]] std::optional<PointerInfo> classify(void const* address) const override {
@@ -255,8 +279,25 @@ class HostMemory final : public MemorySource {
 
   [[nodiscard]] PinnedStats pinned_stats() const override { return registry_->pinned_stats(); }
 
+  [[nodiscard]] std::optional<SharedMemoryName> share(Region const& region) const override {
+    auto name = region.shared_name();
+    return name || !is_memory(region.kind()) ? name
+                                             : registry_->share(region.address(), region.bytes());
+  }
+
+  [[nodiscard]] Region open_shared(ProcessName const& owner, SharedMemoryName const& name,
+                                   std::uint64_t bytes, StorageKind kind) override {
+    KVBM_EXPECTS(kind != StorageKind::Device, NotFound,
+                 "this source has host memory only, no device whose memory could be mapped");
+    auto region = map_shared(owner, name, bytes, kind, -1);
+    auto* const data = region.host_data();
+    return Region::of_memory(kind, data, bytes, -1, true,
+                             std::make_shared<Mapped>(registry_, std::move(region)));
+  }
+
  private:
   NodeOfDevice node_of_device_;
+  bool shareable_;
   std::shared_ptr<Registry> registry_ = std::make_shared<Registry>();
   std::mutex disk_io_mutex_;
   std::shared_ptr<DiskIo> disk_io_;
@@ -264,8 +305,19 @@ class HostMemory final : public MemorySource {
 
 }  // namespace
 
+Region MemorySource::open_shared(ProcessName const& owner, SharedMemoryName const& /*name*/,
+                                 std::uint64_t bytes, StorageKind kind) {
+  throw UnsupportedError(
+      fmt::format("{} bytes of {} memory of process {}: this memory source maps no memory of others",
+                  bytes, to_string(kind), owner.pid));
+}
+
 std::shared_ptr<MemorySource> make_host_memory_source(NodeOfDevice node_of_device) {
-  return std::make_shared<HostMemory>(std::move(node_of_device));
+  return make_host_memory_source(HostMemoryOptions{std::move(node_of_device)});
+}
+
+std::shared_ptr<MemorySource> make_host_memory_source(HostMemoryOptions options) {
+  return std::make_shared<HostMemory>(std::move(options));
 }
 
 }  // namespace kvbm::memory

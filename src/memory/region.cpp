@@ -9,6 +9,7 @@
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/shared_memory.hpp"
 
 namespace kvbm::memory {
 
@@ -61,10 +62,31 @@ Region Region::subregion(std::uint64_t offset, std::uint64_t bytes) const {
   part.bytes_ = bytes;
   if (is_memory(kind_)) {
     part.address_ += offset;
+    part.shared_offset_ += offset;
   } else {
     part.file_offset_ += offset;
   }
   return part;
+}
+
+Region Region::with_shared_name(SharedMemoryName const& name) const {
+  KVBM_EXPECTS(is_memory(kind_), InvalidArgument,
+               fmt::format("{} storage cannot be shared memory", to_string(kind_)));
+  KVBM_EXPECTS(name.offset <= name.file_bytes && bytes_ <= name.file_bytes - name.offset,
+               OutOfRange,
+               fmt::format("a region of {} bytes at offset {} of {} bytes of shared memory", bytes_,
+                           name.offset, name.file_bytes));
+  Region named = *this;
+  named.shared_ = std::make_shared<SharedMemoryName const>(name);
+  named.shared_offset_ = 0;
+  return named;
+}
+
+std::optional<SharedMemoryName> Region::shared_name() const {
+  if (shared_ == nullptr) { return std::nullopt; }
+  SharedMemoryName name = *shared_;
+  name.offset += shared_offset_;
+  return name;
 }
 
 std::byte* Region::host_data() const noexcept {

@@ -8,6 +8,7 @@
 
 #include "kvbm/core/types.hpp"
 #include "kvbm/memory/region.hpp"
+#include "kvbm/memory/shared_memory.hpp"
 #include "kvbm/memory/storage_kind.hpp"
 
 namespace kvbm::memory {
@@ -66,10 +67,36 @@ class MemorySource {
 
   /// Live Pinned memory of this source; all zero for a source that does not count.
   [[nodiscard]] virtual PinnedStats pinned_stats() const { return {}; }
+
+  /// How other processes of this machine can map `region`, or memory at its address that came from
+  /// here; valid as long as that memory lives. nullopt for what cannot be shared: private memory,
+  /// files, memory of others.
+  [[nodiscard]] virtual std::optional<SharedMemoryName> share(Region const& region) const {
+    return region.shared_name();
+  }
+
+  /// Maps memory that a process of this machine shares: `name` is what its share() said there.
+  /// See map_shared(), which says what is thrown and what it means for lifetimes. The mapping is
+  /// known to classify(), and in no statistics.
+  /// @param kind  what the region shall be here: System, Pinned or Device
+  /// @throws Error(Unsupported) also a source that cannot map such memory; Error(NotFound) also
+  ///         memory of a device that this source has not
+  [[nodiscard]] virtual Region open_shared(ProcessName const& owner, SharedMemoryName const& name,
+                                           std::uint64_t bytes, StorageKind kind);
 };
 
 /// NUMA node near a device, -1 where unknown.
 using NodeOfDevice = std::function<int(DeviceId)>;
+
+/// How host memory is allocated.
+struct HostMemoryOptions {
+  NodeOfDevice node_of_device = {};  ///< as below
+  /// Whether other processes of this machine can map what is allocated: Pinned memory, and System
+  /// memory of a page and more, each in a file in memory of its own. Costs a file descriptor an
+  /// allocation, and some speed where the kernel gives shared memory no huge pages. A child that
+  /// is forked shares such memory instead of getting a copy.
+  bool shareable = false;
+};
 
 /// System and Pinned memory and files, for use without any device.
 /// Pinned memory is mmap'ed, NUMA-placed where asked, and mlock'ed as far as RLIMIT_MEMLOCK allows.
@@ -78,5 +105,6 @@ using NodeOfDevice = std::function<int(DeviceId)>;
 /// sysfs
 ///                        lists (see numa.hpp), anywhere on a machine without GPUs or nodes
 std::shared_ptr<MemorySource> make_host_memory_source(NodeOfDevice node_of_device = {});
+std::shared_ptr<MemorySource> make_host_memory_source(HostMemoryOptions options);
 
 }  // namespace kvbm::memory

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "kvbm/core/types.hpp"
 #include "kvbm/memory/storage_kind.hpp"
@@ -11,6 +12,7 @@
 namespace kvbm::memory {
 
 class BlockFile;
+struct SharedMemoryName;
 
 /// A range of bytes in one kind of storage: a cheap value that shares ownership of what backs it.
 ///
@@ -36,6 +38,9 @@ class Region {
   /// @throws Error(OutOfRange) beyond the end; Error(InvalidArgument) zero bytes
   [[nodiscard]] Region subregion(std::uint64_t offset, std::uint64_t bytes) const;
 
+  /// The same region, known to others of this machine as `name`, whose offset is its first byte.
+  [[nodiscard]] Region with_shared_name(SharedMemoryName const& name) const;
+
   [[nodiscard]] StorageKind kind() const noexcept { return kind_; }
   /// Address of the first byte; 0 for Disk.
   [[nodiscard]] std::uintptr_t address() const noexcept { return address_; }
@@ -50,6 +55,9 @@ class Region {
   [[nodiscard]] std::uint32_t file_index() const noexcept { return file_index_; }
   /// Offset of the first byte in file().
   [[nodiscard]] std::uint64_t file_offset() const noexcept { return file_offset_; }
+  /// How other processes of this machine map this memory while the region lives here; nullopt for
+  /// memory that is private, or another's.
+  [[nodiscard]] std::optional<SharedMemoryName> shared_name() const;
 
  private:
   Region() = default;
@@ -62,6 +70,8 @@ class Region {
   std::shared_ptr<BlockFile> file_;
   std::uint32_t file_index_ = 0;
   std::uint64_t file_offset_ = 0;
+  std::shared_ptr<SharedMemoryName const> shared_;
+  std::uint64_t shared_offset_ = 0;  // added to that of shared_
 };
 
 }  // namespace kvbm::memory

@@ -4,6 +4,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+
+#include "kvbm/core/types.hpp"
+#include "kvbm/memory/region.hpp"
+#include "kvbm/memory/storage_kind.hpp"
 
 namespace kvbm::memory {
 
@@ -14,6 +19,9 @@ struct ProcessName {
   std::uint64_t pid_namespace = 0;         ///< inode of the PID namespace that `pid` is of
   std::int64_t pid = 0;
   std::uint64_t start_time = 0;  ///< of the process, in clock ticks since boot
+  /// This process.
+  /// @throws Error(Unsupported) /proc is absent or shows another PID namespace
+  static ProcessName current();
   friend bool operator==(ProcessName const&, ProcessName const&) = default;
 };
 
@@ -33,5 +41,45 @@ struct SharedMemoryName {
   std::array<std::byte, 16> device_uuid{};  ///< CudaIpc: the device that the memory is on
   friend bool operator==(SharedMemoryName const&, SharedMemoryName const&) = default;
 };
+
+/// Whether `process` is of this boot of this machine and of our PID namespace: what /proc shows.
+/// @throws as ProcessName::current
+[[nodiscard]] bool is_same_machine(ProcessName const& process);
+
+/// Watches a process of this machine. Does not keep it, nor its pid, from going.
+///
+/// Threads  is_alive() may be called concurrently.
+class ProcessWatch {
+ public:
+  /// A process that has ended, or whose pid another one has by now, is watched as a dead one.
+  /// @throws Error(Unsupported) a process of another machine, boot or PID namespace;
+  ///         Error(InvalidArgument) no possible pid
+  explicit ProcessWatch(ProcessName const& process);
+  ~ProcessWatch();
+  ProcessWatch(ProcessWatch&& other) noexcept;
+  ProcessWatch& operator=(ProcessWatch&& other) noexcept;
+
+  /// Whether it still runs (stopped is alive, a zombie is not); never true again after false. Costs
+  /// one system call, or reading a file of /proc where the kernel refuses pidfd_open.
+  [[nodiscard]] bool is_alive() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl const> impl_;
+};
+
+/// Maps `bytes` of the memory that `name`, a File, names in the process `owner`, to be read and
+/// written. Nothing in `owner` and `name` is trusted: a lie makes an error, never a fault later on.
+/// The memory lives as long as the region's copies, also when its owner has gone. Page-aligned as
+/// in the owner; of 2 MiB and more, aligned to 2 MiB like there.
+/// @param kind       System, Pinned (the owner's lock holds, none is added here) or Device (memory
+///                   of an emulated device)
+/// @param device_id  of the region
+/// @throws Error(NotFound) the owner has gone or freed the memory, or is another process;
+///         Error(OutOfRange) beyond the memory's end; Error(InvalidArgument) zero bytes, impossible
+///         numbers, no kind of memory; Error(Unsupported) with the reason: another machine, no
+///         permission, memory that is not ours to map; Error(OutOfMemory) no address space left
+[[nodiscard]] Region map_shared(ProcessName const& owner, SharedMemoryName const& name,
+                                std::uint64_t bytes, StorageKind kind, DeviceId device_id);
 
 }  // namespace kvbm::memory
