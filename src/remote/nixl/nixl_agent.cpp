@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "remote/nixl/nixl_agent.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "kvbm/core/error.hpp"
+#include "kvbm/core/log.hpp"
+#include "remote/nixl/nixl_handles.hpp"
+
+namespace kvbm::remote {
+
+namespace {
+
+std::string upper(std::string_view text) {
+  std::string result(text);
+  std::ranges::transform(result, result.begin(), [](unsigned char letter) {
+    return static_cast<char>(std::toupper(letter));
+  });
+  return result;
+}
+
+// What experiments taught about a plugin that does not load or start.
+std::string_view advice(std::string_view plugin) {
+  if (plugin == "GDS" || plugin == "GDS_MT") {
+    return "it needs libcufile and libcudart: pip install nvidia-cufile nvidia-cuda-runtime and "
+           "their folder in LD_LIBRARY_PATH";
+  }
+  if (plugin == "OBJ") {
+    return "it needs its parameter bucket, and nixl-cu13 1.5.1 a libcuobjclient.so.1 that no "
+           "package brings (1.3.2 does without)";
+  }
+  if (plugin == "LIBFABRIC") { return "it needs libfabric.so.1"; }
+  return "NIXL_LOG_LEVEL=INFO prints why";
+}
+
+}  // namespace
+
+// Everything that registrations and requests need after the NixlAgent itself is gone.
+struct NixlAgent::Core {
+  std::shared_ptr<NixlLibrary const> library;
+  std::string name;
+  NixlHandle<nixl_c::Agent> agent;
+
+  // Guards the map only; never held while NIXL works.
+  mutable std::mutex mutex;
+  std::map<std::string, NixlHandle<nixl_c::Backend>, std::less<>> backends;
+
+  [[nodiscard]] nixl_c::Functions const& functions() const noexcept { return library->functions(); }
+
+  [[nodiscard]] bool knows(std::string const& remote) const noexcept {
+    return remote == name ||
+           functions().check_remote_md(agent.get(), remote.c_str(), nullptr) == nixl_c::kSuccess;
+  }
+
+  // Options that name one backend; null for none, which leaves the choice to NIXL.
+  [[nodiscard]] NixlHandle<nixl_c::Options> options_for(std::string_view backend) const;
+  [[nodiscard]] std::vector<std::string> available_plugins() const;
+};
+
+NixlHandle<nixl_c::Options> NixlAgent::Core::options_for(std::string_view backend) const {
+  if (backend.empty()) { return {}; }
+  std::lock_guard const lock(mutex);
+  auto const found = backends.find(upper(backend));
+  KVBM_EXPECTS(found != backends.end(), NotFound,
+               fmt::format("agent '{}' has no backend '{}'", name, backend));
+  auto options = make_nixl_handle<nixl_c::Options>("create_opt_args", functions().destroy_opt_args,
+                                                   functions().create_opt_args);
+  nixl_c::Status const status =
+      functions().opt_args_add_backend(options.get(), found->second.get());
+  if (status != nixl_c::kSuccess) { throw_nixl("opt_args_add_backend", status); }
+  return options;
+}
+
+std::vector<std::string> NixlAgent::Core::available_plugins() const {
+  auto const list = make_nixl_handle<nixl_c::StringList>(
+      "get_available_plugins", functions().destroy_string_list,
+      [&](nixl_c::StringList* out) { return functions().get_available_plugins(agent.get(), out); });
+  std::size_t count = 0;
+  functions().string_list_size(list.get(), &count);
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < count; ++i) {
+    char const* text = nullptr;
+    if (functions().string_list_get(list.get(), i, &text) == nixl_c::kSuccess && text != nullptr) {
+      names.emplace_back(text);
+    }
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+NixlAgent::NixlAgent(std::shared_ptr<NixlLibrary const> library, std::string name)
+    : core_(std::make_shared<Core>()) {
+  KVBM_EXPECTS(library != nullptr, InvalidArgument, "an agent needs a NixlLibrary");
+  KVBM_EXPECTS(!name.empty(), InvalidArgument, "an agent needs a name that is not empty");
+  core_->library = std::move(library);
+  core_->name = std::move(name);
+  nixl_c::Functions const& functions = core_->functions();
+  nixl_c::AgentConfig const config;
+  core_->agent = make_nixl_handle<nixl_c::Agent>(
+      "create_configured_agent", functions.destroy_agent, [&](nixl_c::Agent* out) {
+        return functions.create_configured_agent(core_->name.c_str(), &config, out);
+      });
+}
+
+NixlAgent::~NixlAgent() = default;
+
+std::string const& NixlAgent::name() const noexcept { return core_->name; }
+
+std::vector<std::string> NixlAgent::backends() const {
+  std::lock_guard const lock(core_->mutex);
+  std::vector<std::string> names;
+  for (auto const& [name, handle] : core_->backends) {
+    names.push_back(name);
+  }
+  return names;
+}
+
+void NixlAgent::create_backend(std::string_view name,
+                               std::map<std::string, std::string> const& parameters) {
+  nixl_c::Functions const& functions = core_->functions();
+  std::string const plugin = upper(name);
+  std::vector<std::string> const available = core_->available_plugins();
+  KVBM_EXPECTS(
+      std::ranges::find(available, plugin) != available.end(), InvalidArgument,
+      fmt::format("NIXL has no backend '{}'; there are {}", name, fmt::join(available, ", ")));
+  {
+    std::lock_guard const lock(core_->mutex);
+    KVBM_EXPECTS(!core_->backends.contains(plugin), AlreadyExists,
+                 fmt::format("agent '{}' has backend {} already", core_->name, plugin));
+  }
+  auto const refuse = [&](std::string_view reason) {
+    throw UnsupportedError(
+        fmt::format("NIXL's backend {} does not start here: {}", plugin, reason));
+  };
+  // libcufile reads this file in a loop that does not end where there is none.
+  if (plugin.starts_with("GDS") && access("/proc/modules", R_OK) != 0) {
+    refuse("libcufile would hang on this kernel, which has no /proc/modules");
+  }
+  auto const give_up = [&] {
+    std::string const problem = core_->library->plugin_problem(plugin);
+    std::string_view const known = advice(plugin);
+    refuse(problem.empty() ? std::string(known) : fmt::format("{}; {}", problem, known));
+  };
+
+  nixl_c::MemoryList memories = nullptr;
+  nixl_c::Parameters defaults = nullptr;
+  if (functions.get_plugin_params(core_->agent.get(), plugin.c_str(), &memories, &defaults) !=
+      nixl_c::kSuccess) {
+    give_up();
+  }
+  NixlHandle<nixl_c::MemoryList> const memory_list(memories, {functions.destroy_mem_list});
+  NixlHandle<nixl_c::Parameters> const all(defaults, {functions.destroy_params});
+  for (auto const& [key, value] : parameters) {
+    nixl_c::Status const status = functions.params_add(all.get(), key.c_str(), value.c_str());
+    if (status != nixl_c::kSuccess) { throw_nixl(fmt::format("parameter '{}'", key), status); }
+  }
+  nixl_c::Backend backend = nullptr;
+  if (functions.create_backend(core_->agent.get(), plugin.c_str(), all.get(), &backend) !=
+      nixl_c::kSuccess) {
+    give_up();
+  }
+  NixlHandle<nixl_c::Backend> handle(backend, {functions.destroy_backend});
+  std::lock_guard const lock(core_->mutex);
+  core_->backends.emplace(plugin, std::move(handle));
+}
+
+// --- registrations ------------------------------------------------------------------------------
+
+struct NixlAgent::Registration::State {
+  std::shared_ptr<Core> core;
+  NixlHandle<nixl_c::RegistrationList> list;
+  NixlHandle<nixl_c::Options> options;
+  bool registered = false;
+
+  State(std::shared_ptr<Core> owner, NixlHandle<nixl_c::RegistrationList> what,
+        NixlHandle<nixl_c::Options> how)
+      : core(std::move(owner)), list(std::move(what)), options(std::move(how)) {}
+  State(State const&) = delete;
+  State& operator=(State const&) = delete;
+  ~State() {
+    if (!registered) { return; }
+    nixl_c::Status const status =
+        core->functions().deregister_mem(core->agent.get(), list.get(), options.get());
+    if (status != nixl_c::kSuccess) {
+      log::write(log::Level::Warning, "NIXL refused to deregister memory");
+    }
+  }
+};
+
+NixlAgent::Registration::Registration(std::unique_ptr<State> state) : state_(std::move(state)) {}
+NixlAgent::Registration::Registration(Registration&&) noexcept = default;
+NixlAgent::Registration& NixlAgent::Registration::operator=(Registration&&) noexcept = default;
+NixlAgent::Registration::~Registration() = default;
+
+NixlAgent::Registration NixlAgent::register_memory(Segment segment,
+                                                   std::span<NixlRange const> ranges,
+                                                   std::string_view metadata,
+                                                   std::string_view backend) {
+  check_ranges("registered", ranges);
+  nixl_c::Functions const& functions = core_->functions();
+  auto state = std::make_unique<Registration::State>(
+      core_, make_registration_list(functions, segment, ranges, metadata),
+      core_->options_for(backend));
+  nixl_c::Status const status =
+      functions.register_mem(core_->agent.get(), state->list.get(), state->options.get());
+  if (status != nixl_c::kSuccess) {
+    throw UnsupportedError(fmt::format(
+        "NIXL agent '{}' (backends {}) does not register {} {} range(s), the first of {} bytes at "
+        "{:#x} (status {})",
+        core_->name, fmt::join(backends(), ", "), ranges.size(), to_string(segment),
+        ranges[0].bytes, ranges[0].address, status));
+  }
+  state->registered = true;
+  return Registration(std::move(state));
+}
+
+// --- other agents -------------------------------------------------------------------------------
+
+std::vector<std::byte> NixlAgent::local_metadata() const {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+  nixl_c::Status const status = core_->functions().get_local_md(core_->agent.get(), &data, &bytes);
+  std::unique_ptr<void, decltype(&std::free)> const owner(data, &std::free);
+  if (status != nixl_c::kSuccess) {
+    throw UnsupportedError(
+        fmt::format("NIXL agent '{}' has no metadata for others (status {}): it needs a backend "
+                    "that reaches them, such as UCX",
+                    core_->name, status));
+  }
+  std::vector<std::byte> blob(bytes);
+  if (bytes != 0) { std::memcpy(blob.data(), data, bytes); }
+  return blob;
+}
+
+std::string NixlAgent::load_remote(std::span<std::byte const> metadata) {
+  if (metadata.empty()) { throw CorruptError("the NIXL metadata of a remote agent is empty"); }
+  char* text = nullptr;
+  nixl_c::Status const status = core_->functions().load_remote_md(
+      core_->agent.get(), metadata.data(), metadata.size(), &text);
+  std::unique_ptr<char, decltype(&std::free)> const owner(text, &std::free);
+  if (status != nixl_c::kSuccess || text == nullptr) {
+    throw CorruptError(fmt::format(
+        "{} bytes of NIXL metadata are refused by agent '{}' (status {}): they are damaged, from "
+        "an agent that restarted under its name, this agent's own, or share no backend with {}",
+        metadata.size(), core_->name, status, fmt::join(backends(), ", ")));
+  }
+  return text;
+}
+
+bool NixlAgent::knows(std::string const& agent) const noexcept { return core_->knows(agent); }
+
+void NixlAgent::forget_remote(std::string const& agent) noexcept {
+  core_->functions().invalidate_remote_md(core_->agent.get(), agent.c_str());
+}
+
+void NixlAgent::send(std::string const& agent, std::span<std::byte const> message) {
+  // NIXL wants an address even for nothing.
+  static constexpr std::byte kNothing{};
+  void const* const data = message.empty() ? &kNothing : message.data();
+  nixl_c::Status const status = core_->functions().gen_notif(core_->agent.get(), agent.c_str(),
+                                                             data, message.size(), nullptr);
+  if (status == nixl_c::kSuccess) { return; }
+  KVBM_EXPECTS(core_->knows(agent), NotFound,
+               fmt::format("agent '{}' does not know agent '{}'", core_->name, agent));
+  throw PeerError(fmt::format("agent '{}' cannot be sent {} bytes (status {}): disconnected", agent,
+                              message.size(), status));
+}
+
+std::vector<NixlAgent::Message> NixlAgent::take_messages() {
+  nixl_c::Functions const& functions = core_->functions();
+  auto const map = make_nixl_handle<nixl_c::NotificationMap>(
+      "create_notif_map", functions.destroy_notif_map, functions.create_notif_map);
+  nixl_c::Status const status = functions.get_notifs(core_->agent.get(), map.get(), nullptr);
+  if (status != nixl_c::kSuccess) { throw_nixl("get_notifs", status); }
+  std::size_t agents = 0;
+  functions.notif_map_size(map.get(), &agents);
+  std::vector<Message> messages;
+  for (std::size_t i = 0; i < agents; ++i) {
+    char const* agent = nullptr;
+    std::size_t count = 0;
+    if (functions.notif_map_get_agent_at(map.get(), i, &agent) != nixl_c::kSuccess ||
+        functions.notif_map_get_notifs_size(map.get(), agent, &count) != nixl_c::kSuccess) {
+      continue;
+    }
+    for (std::size_t j = 0; j < count; ++j) {
+      void const* data = nullptr;
+      std::size_t bytes = 0;
+      if (functions.notif_map_get_notif(map.get(), agent, j, &data, &bytes) != nixl_c::kSuccess) {
+        continue;
+      }
+      auto const* const first = static_cast<std::byte const*>(data);
+      messages.push_back({agent, std::vector<std::byte>(first, first + bytes)});
+    }
+  }
+  return messages;
+}
+
+// --- requests -----------------------------------------------------------------------------------
+
+struct NixlAgent::Request::State {
+  enum class Phase { Ready, Posted, Done, Failed };
+
+  std::shared_ptr<Core> core;
+  std::string peer;
+  nixl_c::Request handle = nullptr;
+  Phase phase = Phase::Ready;
+  nixl_c::Status status = nixl_c::kSuccess;
+
+  State(std::shared_ptr<Core> owner, std::string remote)
+      : core(std::move(owner)), peer(std::move(remote)) {}
+  State(State const&) = delete;
+  State& operator=(State const&) = delete;
+  ~State() { release(); }
+
+  void release() noexcept {
+    if (handle == nullptr) { return; }
+    core->functions().release_xfer_req(core->agent.get(), handle);
+    core->functions().destroy_xfer_req(handle);
+    handle = nullptr;
+  }
+
+  bool advance(nixl_c::Status next) {
+    status = next;
+    if (next == nixl_c::kSuccess) {
+      phase = Phase::Done;
+    } else if (next == nixl_c::kInProgress) {
+      phase = Phase::Posted;
+    } else {
+      phase = Phase::Failed;
+      fail();
+    }
+    return phase == Phase::Done;
+  }
+
+  [[noreturn]] void fail() const {
+    if (peer == core->name) {
+      throw_error(ErrorCode::Io,
+                  fmt::format("NIXL could not move bytes between memory and local storage "
+                              "(status {}); NIXL_LOG_LEVEL=INFO prints why",
+                              status),
+                  status);
+    }
+    throw PeerError(fmt::format(
+        "the transfer with agent '{}' failed (status {}): it died or disconnected", peer, status));
+  }
+};
+
+NixlAgent::Request::Request(std::unique_ptr<State> state) : state_(std::move(state)) {}
+NixlAgent::Request::Request(Request&&) noexcept = default;
+NixlAgent::Request& NixlAgent::Request::operator=(Request&&) noexcept = default;
+NixlAgent::Request::~Request() = default;
+
+void NixlAgent::Request::post() {
+  KVBM_EXPECTS(state_ != nullptr && state_->handle != nullptr, InvalidArgument,
+               "a cancelled or moved-from request cannot be posted");
+  KVBM_EXPECTS(state_->phase != State::Phase::Posted, Busy, "the request is posted already");
+  state_->advance(
+      state_->core->functions().post_xfer_req(state_->core->agent.get(), state_->handle, nullptr));
+}
+
+bool NixlAgent::Request::is_done() {
+  KVBM_EXPECTS(state_ != nullptr && state_->handle != nullptr, InvalidArgument,
+               "a cancelled or moved-from request has no state");
+  switch (state_->phase) {
+    case State::Phase::Ready: throw Error(ErrorCode::InvalidArgument, "the request was not posted");
+    case State::Phase::Done: return true;
+    case State::Phase::Failed: state_->fail();
+    case State::Phase::Posted: break;
+  }
+  return state_->advance(
+      state_->core->functions().get_xfer_status(state_->core->agent.get(), state_->handle));
+}
+
+void NixlAgent::Request::cancel() noexcept {
+  if (state_ != nullptr) { state_->release(); }
+}
+
+NixlAgent::Request NixlAgent::make_request(Direction direction, Segment local,
+                                           std::span<NixlRange const> local_ranges, Segment remote,
+                                           std::span<NixlRange const> remote_ranges,
+                                           std::string const& agent, std::string_view backend) {
+  check_pairs(local_ranges, remote_ranges);
+  nixl_c::Functions const& functions = core_->functions();
+  auto const here = make_transfer_list(functions, local, local_ranges);
+  auto const there = make_transfer_list(functions, remote, remote_ranges);
+  auto const options = core_->options_for(backend);
+  auto state = std::make_unique<Request::State>(core_, agent);
+  nixl_c::Operation const operation = direction == Direction::Read ? nixl_c::kRead : nixl_c::kWrite;
+  nixl_c::Status const status =
+      functions.create_xfer_req(core_->agent.get(), operation, here.get(), there.get(),
+                                agent.c_str(), &state->handle, options.get());
+  if (status == nixl_c::kSuccess) { return Request(std::move(state)); }
+  KVBM_EXPECTS(core_->knows(agent), NotFound,
+               fmt::format("agent '{}' does not know agent '{}'", core_->name, agent));
+  throw_error(ErrorCode::OutOfRange,
+              fmt::format("NIXL refuses {} range(s) (status {}): one lies outside what agent '{}' "
+                          "registered ({}, first {} bytes at {:#x}) or what this one did ({}, "
+                          "first {} bytes at {:#x})",
+                          local_ranges.size(), status, agent, to_string(remote),
+                          remote_ranges[0].bytes, remote_ranges[0].address, to_string(local),
+                          local_ranges[0].bytes, local_ranges[0].address),
+              status);
+}
+
+}  // namespace kvbm::remote

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "kvbm/remote/nixl_library.hpp"
+#include "remote/nixl/nixl_api.hpp"
+
+namespace kvbm::remote {
+
+/// NIXL, loaded. The process keeps the code mapped once it was loaded (its threads and the memory
+/// hooks of UCX cannot be taken out again), so loading it a second time costs nothing.
+///
+/// Threads  safe to call concurrently. The first load sets NIXL_LOG_LEVEL=FATAL unless the
+///          environment says otherwise, because every error comes back as an exception too; setenv
+///          is not safe beside other threads that read the environment.
+class NixlLibrary {
+ public:
+  /// @throws UnsupportedError  there is none (find_nixl), it does not load, it lacks functions:
+  ///         names them
+  static std::shared_ptr<NixlLibrary const> load(NixlSearch const& search = {});
+
+  NixlLibrary(NixlLibrary const&) = delete;
+  NixlLibrary& operator=(NixlLibrary const&) = delete;
+  ~NixlLibrary() = default;
+
+  [[nodiscard]] NixlLibraryInfo const& info() const noexcept { return info_; }
+  [[nodiscard]] nixl_c::Functions const& functions() const noexcept { return functions_; }
+
+  /// Why the file of a backend does not load, in the dynamic linker's words; empty: it does, or
+  /// there is no such file.
+  [[nodiscard]] std::string plugin_problem(std::string_view plugin) const;
+
+ private:
+  NixlLibrary(NixlLibraryInfo info, nixl_c::Functions const& functions);
+
+  NixlLibraryInfo info_;
+  nixl_c::Functions functions_;
+};
+
+}  // namespace kvbm::remote
