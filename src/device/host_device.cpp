@@ -50,7 +50,7 @@ class HostDevice final : public Device {
   HostDevice(DeviceId id, HostDeviceOptions const& options)
       : id_(id),
         name_(fmt::format("host device {} ({})", id, describe_bytes(options.memory_bytes))),
-        memory_(std::make_shared<HostMemorySpace>(id, options.memory_bytes)),
+        memory_(std::make_shared<HostMemorySpace>(id, options.memory_bytes, options.shareable)),
         streams_(std::make_shared<StreamRegistry>()),
         callbacks_(std::make_shared<CallbackThread>(fmt::format("done.{}", id), streams_)) {}
   HostDevice(HostDevice const&) = delete;
@@ -70,6 +70,15 @@ class HostDevice final : public Device {
     return memory_->classify(address);
   }
   [[nodiscard]] bool is_host_accessible() const noexcept override { return true; }
+  [[nodiscard]] std::optional<memory::SharedMemoryName> share(
+      memory::Region const& region) const override {
+    return memory_->share(region);
+  }
+  [[nodiscard]] memory::Region open_shared(memory::ProcessName const& owner,
+                                           memory::SharedMemoryName const& name,
+                                           std::uint64_t bytes) override {
+    return memory_->open_shared(owner, name, bytes);
+  }
 
   [[nodiscard]] StreamPtr create_stream(std::string name) override {
     return std::make_shared<HostStream>(id_, streams_->make_stream(std::move(name)), streams_);

@@ -37,6 +37,9 @@ class HostMemorySpace::Allocation {
   Allocation& operator=(Allocation const&) = delete;
 
   [[nodiscard]] void* data() const noexcept { return memory_.host_data(); }
+  [[nodiscard]] std::optional<memory::SharedMemoryName> shared_name() const {
+    return memory_.shared_name();
+  }
 
  private:
   struct Charge {
@@ -54,7 +57,9 @@ class HostMemorySpace::Allocation {
   [[nodiscard]] memory::Region take_memory(std::uint64_t bytes, std::uint64_t alignment) const {
     HostMemorySpace const& space = *charge_.space;
     try {
-      return space.system_memory_->allocate({memory::StorageKind::System, bytes, alignment, -1});
+      // Whole pages, which is what is charged: less could not be shared.
+      return space.system_memory_->allocate(
+          {memory::StorageKind::System, charge_.bytes, alignment, -1});
     } catch (Error const& error) {
       if (error.code() != ErrorCode::OutOfMemory) { throw; }
       throw_error(ErrorCode::OutOfMemory,
@@ -68,10 +73,31 @@ class HostMemorySpace::Allocation {
   memory::Region memory_;
 };
 
-HostMemorySpace::HostMemorySpace(DeviceId device_id, std::uint64_t total_bytes)
+// Another process's memory: known while it is mapped, charged to nobody here.
+class HostMemorySpace::Mapped {
+ public:
+  Mapped(std::shared_ptr<HostMemorySpace> space, memory::Region region)
+      : space_(std::move(space)), region_(std::move(region)) {
+    std::lock_guard const lock(space_->mutex_);
+    space_->bytes_by_address_.emplace(region_.address(), region_.bytes());
+  }
+  ~Mapped() {
+    std::lock_guard const lock(space_->mutex_);
+    space_->bytes_by_address_.erase(region_.address());
+  }
+  Mapped(Mapped const&) = delete;
+  Mapped& operator=(Mapped const&) = delete;
+
+ private:
+  std::shared_ptr<HostMemorySpace> space_;
+  memory::Region region_;
+};
+
+HostMemorySpace::HostMemorySpace(DeviceId device_id, std::uint64_t total_bytes, bool shareable)
     : device_id_(device_id),
       total_bytes_(total_bytes),
-      system_memory_(memory::make_host_memory_source([](DeviceId) { return -1; })) {}
+      system_memory_(memory::make_host_memory_source(
+          memory::HostMemoryOptions{[](DeviceId) { return -1; }, shareable})) {}
 
 std::uint64_t HostMemorySpace::used_bytes() const {
   std::lock_guard const lock(mutex_);
@@ -87,8 +113,23 @@ memory::Region HostMemorySpace::allocate(std::uint64_t bytes, std::uint64_t alig
   auto allocation =
       std::make_shared<Allocation>(shared_from_this(), bytes, std::max(alignment, page_bytes()));
   void* const data = allocation->data();
+  auto const shared_name = allocation->shared_name();
+  auto region = memory::Region::of_memory(memory::StorageKind::Device, data, bytes, device_id_,
+                                          true, std::move(allocation));
+  return shared_name ? region.with_shared_name(*shared_name) : region;
+}
+
+std::optional<memory::SharedMemoryName> HostMemorySpace::share(memory::Region const& region) const {
+  return system_memory_->share(region);
+}
+
+memory::Region HostMemorySpace::open_shared(memory::ProcessName const& owner,
+                                            memory::SharedMemoryName const& name,
+                                            std::uint64_t bytes) {
+  auto region = memory::map_shared(owner, name, bytes, memory::StorageKind::Device, device_id_);
+  void* const data = region.host_data();
   return memory::Region::of_memory(memory::StorageKind::Device, data, bytes, device_id_, true,
-                                   std::move(allocation));
+                                   std::make_shared<Mapped>(shared_from_this(), std::move(region)));
 }
 
 std::optional<memory::PointerInfo> HostMemorySpace::classify(void const* address) const {

@@ -17,7 +17,7 @@ namespace kvbm::device {
 /// it handed out.
 class HostMemorySpace : public std::enable_shared_from_this<HostMemorySpace> {
  public:
-  HostMemorySpace(DeviceId device_id, std::uint64_t total_bytes);
+  HostMemorySpace(DeviceId device_id, std::uint64_t total_bytes, bool shareable = false);
 
   [[nodiscard]] DeviceId device_id() const noexcept { return device_id_; }
   [[nodiscard]] std::uint64_t total_bytes() const noexcept { return total_bytes_; }
@@ -26,9 +26,15 @@ class HostMemorySpace : public std::enable_shared_from_this<HostMemorySpace> {
   /// See Device::allocate().
   [[nodiscard]] memory::Region allocate(std::uint64_t bytes, std::uint64_t alignment);
   [[nodiscard]] std::optional<memory::PointerInfo> classify(void const* address) const;
+  /// See Device::share() and Device::open_shared().
+  [[nodiscard]] std::optional<memory::SharedMemoryName> share(memory::Region const& region) const;
+  [[nodiscard]] memory::Region open_shared(memory::ProcessName const& owner,
+                                           memory::SharedMemoryName const& name,
+                                           std::uint64_t bytes);
 
  private:
   class Allocation;
+  class Mapped;
 
   /// Takes `charged` of the budget for `bytes` asked. @throws Error(OutOfMemory)
   void charge(std::uint64_t bytes, std::uint64_t charged);

@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "device/device_uuid.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/device/device.hpp"
 
@@ -42,10 +43,11 @@ Device& find_device(DevicesById const& devices, DeviceId id) {
 
 class DeviceMemorySource final : public memory::MemorySource {
  public:
-  DeviceMemorySource(DevicesById devices, std::shared_ptr<memory::DiskIo> disk_io)
+  DeviceMemorySource(DevicesById devices, std::shared_ptr<memory::DiskIo> disk_io, bool shareable)
       : devices_(std::move(devices)),
-        host_(memory::make_host_memory_source(
-            [devices = devices_](DeviceId id) { return find_device(devices, id).numa_node(); })),
+        host_(memory::make_host_memory_source(memory::HostMemoryOptions{
+            [devices = devices_](DeviceId id) { return find_device(devices, id).numa_node(); },
+            shareable})),
         disk_io_(std::move(disk_io)) {}
 
   memory::Region allocate(memory::AllocationRequest const& request) override {
@@ -53,10 +55,8 @@ class DeviceMemorySource final : public memory::MemorySource {
       return find_device(devices_, request.device_id).allocate(request.bytes, request.alignment);
     }
     auto region = host_->allocate(request);
-    Device* const gpu = find_gpu(request.device_id);
-    if (request.kind != memory::StorageKind::Pinned || gpu == nullptr) { return region; }
-    // One registration serves all GPUs.
-    return gpu->pin(std::move(region));
+    return request.kind == memory::StorageKind::Pinned ? pin(std::move(region), request.device_id)
+                                                       : region;
   }
 
   [[nodiscard]] std::optional<memory::PointerInfo> classify(void const* address) const override {
@@ -93,7 +93,51 @@ class DeviceMemorySource final : public memory::MemorySource {
     return stats;
   }
 
+  [[nodiscard]] std::optional<memory::SharedMemoryName> share(
+      memory::Region const& region) const override {
+    if (region.kind() != memory::StorageKind::Device) { return host_->share(region); }
+    auto const at = devices_.find(region.device_id());
+    return at == devices_.end() ? region.shared_name() : at->second->share(region);
+  }
+
+  [[nodiscard]] memory::Region open_shared(memory::ProcessName const& owner,
+                                           memory::SharedMemoryName const& name,
+                                           std::uint64_t bytes, memory::StorageKind kind) override {
+    if (kind == memory::StorageKind::Device) {
+      return find_device_of(name).open_shared(owner, name, bytes);
+    }
+    auto region = host_->open_shared(owner, name, bytes, kind);
+    return kind == memory::StorageKind::Pinned ? pin(std::move(region), -1) : region;
+  }
+
  private:
+  // Makes GPUs reach Pinned memory; one registration serves all of them.
+  [[nodiscard]] memory::Region pin(memory::Region region, DeviceId near) const {
+    Device* const gpu = find_gpu(near);
+    return gpu == nullptr ? std::move(region) : gpu->pin(std::move(region));
+  }
+
+  // The device that can map shared memory of a device.
+  [[nodiscard]] Device& find_device_of(memory::SharedMemoryName const& name) const {
+    bool const on_gpu = name.kind == memory::SharedMemoryName::Kind::CudaIpc;
+    std::string const uuid = on_gpu ? format_device_uuid(name.device_uuid) : std::string();
+    std::vector<std::string> known;
+    for (auto const& [id, device] : devices_) {
+      bool const is_gpu = device->backend() == Backend::Cuda;
+      if (!on_gpu && !is_gpu) { return *device; }
+      if (!on_gpu || !is_gpu) { continue; }
+      known.push_back(device->properties().uuid);
+      if (known.back() == uuid) { return *device; }
+    }
+    throw_error(ErrorCode::NotFound,
+                on_gpu ? fmt::format("memory of GPU {} can be opened on that GPU only; there are "
+                                     "[{}]: let the other process use one of these, or this one "
+                                     "have that one",
+                                     uuid, fmt::join(known, ", "))
+                       : "memory of an emulated device can be opened by an emulated device only, "
+                         "and there is none");
+  }
+
   // The GPU `wanted`, else any, else null.
   [[nodiscard]] Device* find_gpu(DeviceId wanted) const {
     Device* found = nullptr;
@@ -113,8 +157,10 @@ class DeviceMemorySource final : public memory::MemorySource {
 }  // namespace
 
 std::shared_ptr<memory::MemorySource> make_memory_source(std::vector<DevicePtr> devices,
-                                                         std::shared_ptr<memory::DiskIo> disk_io) {
-  return std::make_shared<DeviceMemorySource>(index_by_id(std::move(devices)), std::move(disk_io));
+                                                         std::shared_ptr<memory::DiskIo> disk_io,
+                                                         bool shareable) {
+  return std::make_shared<DeviceMemorySource>(index_by_id(std::move(devices)), std::move(disk_io),
+                                              shareable);
 }
 
 }  // namespace kvbm::device

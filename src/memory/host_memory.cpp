@@ -307,9 +307,9 @@ class HostMemory final : public MemorySource {
 
 Region MemorySource::open_shared(ProcessName const& owner, SharedMemoryName const& /*name*/,
                                  std::uint64_t bytes, StorageKind kind) {
-  throw UnsupportedError(
-      fmt::format("{} bytes of {} memory of process {}: this memory source maps no memory of others",
-                  bytes, to_string(kind), owner.pid));
+  throw UnsupportedError(fmt::format(
+      "{} bytes of {} memory of process {}: this memory source maps no memory of others", bytes,
+      to_string(kind), owner.pid));
 }
 
 std::shared_ptr<MemorySource> make_host_memory_source(NodeOfDevice node_of_device) {

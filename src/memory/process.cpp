@@ -54,7 +54,7 @@ struct Machine {
 
 Machine this_machine() {
   auto const boot_id = parse_boot_id(read_text("/proc/sys/kernel/random/boot_id"));
-  struct stat pid_namespace {};
+  struct stat pid_namespace{};
   std::error_code error;
   auto const self = std::filesystem::read_symlink("/proc/self", error);
   if (!boot_id || error || stat("/proc/self/ns/pid", &pid_namespace) != 0) {
@@ -143,7 +143,9 @@ class ProcessWatch::Impl {
     if (!pidfd_) { return is_alive_by_stat(process_); }
     pollfd ended{pidfd_.fd(), POLLIN, 0};
     int ready = 0;
-    do { ready = poll(&ended, 1, 0); } while (ready < 0 && errno == EINTR);
+    do {
+      ready = poll(&ended, 1, 0);
+    } while (ready < 0 && errno == EINTR);
     return ready < 0 ? is_alive_by_stat(process_) : ready == 0;
   }
 

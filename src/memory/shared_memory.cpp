@@ -62,9 +62,9 @@ class Opener {
       expect_owner();
       throw_error(ErrorCode::NotFound, describe("the process has freed it"), error);
     }
-    ErrorCode const code =
-        error == EMFILE || error == ENFILE || error == ENOMEM ? ErrorCode::OutOfMemory
-                                                              : ErrorCode::Io;
+    ErrorCode const code = error == EMFILE || error == ENFILE || error == ENOMEM
+                               ? ErrorCode::OutOfMemory
+                               : ErrorCode::Io;
     throw_error(code, describe(fmt::format("{}: {}", path, describe_errno(error))), error);
   }
 
@@ -75,12 +75,12 @@ class Opener {
 
   void expect_status(FileHandle const& file) const {
     auto const status = file.status("shared memory");
-    KVBM_EXPECTS(status.st_dev == name_.device && status.st_ino == name_.inode &&
-                     S_ISREG(status.st_mode),
-                 NotFound,
-                 describe(fmt::format("it is inode {} of device {}, not inode {} of device {}: the "
-                                      "process has freed it and uses the number otherwise",
-                                      status.st_ino, status.st_dev, name_.inode, name_.device)));
+    KVBM_EXPECTS(
+        status.st_dev == name_.device && status.st_ino == name_.inode && S_ISREG(status.st_mode),
+        NotFound,
+        describe(fmt::format("it is inode {} of device {}, not inode {} of device {}: the "
+                             "process has freed it and uses the number otherwise",
+                             status.st_ino, status.st_dev, name_.inode, name_.device)));
     auto const file_bytes = static_cast<std::uint64_t>(status.st_size);
     KVBM_EXPECTS(file_bytes == name_.file_bytes, OutOfRange,
                  describe(fmt::format("it has {} bytes, not {}", file_bytes, name_.file_bytes)));

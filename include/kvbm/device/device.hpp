@@ -15,6 +15,7 @@
 #include "kvbm/device/stream_pool.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/memory/region.hpp"
+#include "kvbm/memory/shared_memory.hpp"
 
 namespace kvbm::device {
 
@@ -69,6 +70,25 @@ class Device : public std::enable_shared_from_this<Device> {
   /// @throws Error(OutOfMemory), Error(Device) the driver refuses
   virtual memory::Region pin(memory::Region host) { return host; }
 
+  /// How other processes of this machine can map `region`, memory of this device; valid as long as
+  /// that memory lives. nullopt for what they cannot: an emulated device's memory unless it was
+  /// made shareable; a GPU's memory of pools, or mapped in pieces (torch's expandable segments). A
+  /// GPU shares memory in pages of 2 MiB: with a small region, others reach its neighbours too.
+  /// @throws Error(Device)
+  [[nodiscard]] virtual std::optional<memory::SharedMemoryName> share(
+      memory::Region const& region) const {
+    return region.shared_name();
+  }
+  /// Maps memory that another process shares, `name` from its share(), as memory of this device;
+  /// counted in no statistics. An emulated device's lives on when the owner has gone; for a GPU's
+  /// the owner must keep it until the region here has ended.
+  /// @throws as memory::map_shared; Error(NotFound) memory of another GPU; Error(InvalidArgument) a
+  ///         GPU's memory of this very process; Error(Unsupported) the device maps no such memory;
+  ///         Error(Device)
+  [[nodiscard]] virtual memory::Region open_shared(memory::ProcessName const& owner,
+                                                   memory::SharedMemoryName const& name,
+                                                   std::uint64_t bytes) = 0;
+
   /// A new stream of its own. @param name  shown in logs and thread names
   [[nodiscard]] virtual StreamPtr create_stream(std::string name) = 0;
   [[nodiscard]] virtual EventPtr create_event() = 0;
@@ -92,6 +112,8 @@ using DevicePtr = std::shared_ptr<Device>;
 /// How emulated devices are made.
 struct HostDeviceOptions {
   std::uint64_t memory_bytes = std::uint64_t{4} << 30U;  ///< capacity of each device
+  /// Whether other processes of this machine can map its memory; see HostMemoryOptions.
+  bool shareable = false;
 };
 
 /// One emulated device with id `id`: memory accounting, FIFO stream threads, events, a pool.
@@ -120,9 +142,13 @@ EventPtr wrap_cuda_event(DeviceId id, void* native_handle);
 std::string cuda_unavailable_reason();
 
 /// System and Pinned memory, files, and the memory of `devices`: what a manager gives to layouts.
-/// An address is looked up in the devices first, then in host memory.
+/// An address is looked up in the devices first, then in host memory. Shared memory that a device
+/// owns is opened by the GPU that it is on, or by the first emulated device.
+/// @param shareable  whether other processes of this machine can map the System and Pinned memory;
+///                   see HostMemoryOptions. Of the devices' memory they decide themselves.
 /// @throws Error(InvalidArgument) two devices with one id, a null device
 std::shared_ptr<memory::MemorySource> make_memory_source(
-    std::vector<DevicePtr> devices, std::shared_ptr<memory::DiskIo> disk_io = {});
+    std::vector<DevicePtr> devices, std::shared_ptr<memory::DiskIo> disk_io = {},
+    bool shareable = false);
 
 }  // namespace kvbm::device

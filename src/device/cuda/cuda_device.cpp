@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cctype>
 #include <mutex>
 #include <utility>
@@ -10,10 +11,12 @@
 #include "device/cuda/completion_waiter.hpp"
 #include "device/cuda/cuda_context.hpp"
 #include "device/cuda/cuda_event.hpp"
+#include "device/cuda/cuda_ipc.hpp"
 #include "device/cuda/cuda_memory.hpp"
 #include "device/cuda/cuda_memory_pool.hpp"
 #include "device/cuda/cuda_stream.hpp"
 #include "device/cuda/pinned_memory.hpp"
+#include "device/device_uuid.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/log.hpp"
 #include "kvbm/device/device.hpp"
@@ -21,16 +24,6 @@
 
 namespace kvbm::device {
 namespace {
-
-// "GPU-8c1a2b3c-...", as nvidia-smi writes it.
-std::string format_uuid(cudaUUID_t const& uuid) {
-  std::string text = "GPU-";
-  for (std::size_t i = 0; i < sizeof uuid.bytes; ++i) {
-    if (i == 4 || i == 6 || i == 8 || i == 10) { text += '-'; }
-    text += fmt::format("{:02x}", static_cast<unsigned char>(uuid.bytes[i]));
-  }
-  return text;
-}
 
 // "0000:1b:00.0", as sysfs writes it.
 std::string find_pci_address(CudaContext const& context) {
@@ -48,6 +41,7 @@ std::string find_pci_address(CudaContext const& context) {
 struct Description {
   std::string name;
   DeviceProperties properties;
+  DeviceUuid uuid{};
 };
 
 Description describe(CudaContext const& context) {
@@ -57,7 +51,8 @@ Description describe(CudaContext const& context) {
   Description description;
   description.name = found.name;
   DeviceProperties& properties = description.properties;
-  properties.uuid = format_uuid(found.uuid);
+  description.uuid = std::bit_cast<DeviceUuid>(found.uuid);
+  properties.uuid = format_device_uuid(description.uuid);
   properties.pci_address = find_pci_address(context);
   properties.num_multiprocessors = static_cast<unsigned>(found.multiProcessorCount);
   properties.compute_capability = found.major * 10 + found.minor;
@@ -99,6 +94,15 @@ class CudaDevice final : public Device {
   [[nodiscard]] DeviceProperties properties() const override { return description_.properties; }
   [[nodiscard]] bool can_address(DeviceId other) override;
   memory::Region pin(memory::Region host) override { return pin_memory(context_, std::move(host)); }
+  [[nodiscard]] std::optional<memory::SharedMemoryName> share(
+      memory::Region const& region) const override {
+    return share_cuda_memory(*context_, description_.uuid, region);
+  }
+  [[nodiscard]] memory::Region open_shared(memory::ProcessName const& owner,
+                                           memory::SharedMemoryName const& name,
+                                           std::uint64_t bytes) override {
+    return open_cuda_memory(context_, description_.uuid, owner, name, bytes);
+  }
 
   [[nodiscard]] StreamPtr create_stream(std::string name) override {
     return make_cuda_stream(context_, std::move(name), streams_);

@@ -18,6 +18,7 @@
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/log.hpp"
+#include "kvbm/memory/shared_memory.hpp"
 
 namespace kvbm::device {
 namespace {
@@ -220,10 +221,13 @@ memory::Region pin_memory(std::shared_ptr<CudaContext> const& context, memory::R
                     checked_align_up(address + host.bytes(), page_bytes())};
   DeviceId const near = host.kind() == memory::StorageKind::Pinned ? host.device_id() : -1;
   std::uint64_t const bytes = host.bytes();
+  auto const shared_name = host.shared_name();
   auto registrations = register_chunks(context, cut(pages));
   auto pinned = std::make_shared<Pinned>(Pinned{std::move(host), std::move(registrations)});
-  return memory::Region::of_memory(memory::StorageKind::Pinned, reinterpret_cast<void*>(address),
-                                   bytes, near, true, std::move(pinned));
+  auto region =
+      memory::Region::of_memory(memory::StorageKind::Pinned, reinterpret_cast<void*>(address),
+                                bytes, near, true, std::move(pinned));
+  return shared_name ? region.with_shared_name(*shared_name) : region;
 }
 
 }  // namespace kvbm::device

@@ -58,12 +58,9 @@ std::uint64_t count_mappings() {
                                                   [](char letter) { return letter == '\n'; }));
 }
 
-std::span<std::byte> bytes_of(Region const& region) {
-  return {region.host_data(), region.bytes()};
-}
+std::span<std::byte> bytes_of(Region const& region) { return {region.host_data(), region.bytes()}; }
 
-class SharedHostMemory
-    : public ::testing::TestWithParam<std::tuple<StorageKind, std::uint64_t>> {
+class SharedHostMemory : public ::testing::TestWithParam<std::tuple<StorageKind, std::uint64_t>> {
  protected:
   std::shared_ptr<MemorySource> source_ = make_host_memory_source(HostMemoryOptions{{}, true});
 };
@@ -319,8 +316,7 @@ TEST_F(SharedMemoryFaults, WithoutPermissionTheErrorSaysSo) {
   if (geteuid() != 0) { GTEST_SKIP() << "needs to change the user of a child"; }
   Peer const peer;
   peer.expect(PeerCommand::DropUser);
-  auto const answer =
-      peer.tell({PeerCommand::Map, StorageKind::System, 0, {self_, name_, 3_MiB}});
+  auto const answer = peer.tell({PeerCommand::Map, StorageKind::System, 0, {self_, name_, 3_MiB}});
   ASSERT_TRUE(answer.failed);
   EXPECT_EQ(answer.code, ErrorCode::Unsupported);
   EXPECT_NE(std::string(answer.message.data()).find("no permission"), std::string::npos)
@@ -362,7 +358,8 @@ TEST_F(SharedMemoryFaults, MemoryIsPrivateUnlessAskedFor) {
 }
 
 TEST_F(SharedMemoryFaults, MemoryIsFoundByItsAddressToo) {
-  auto const known = Region::of_memory(StorageKind::System, own_.host_data() + 4096, 4096, -1, true);
+  auto const known =
+      Region::of_memory(StorageKind::System, own_.host_data() + 4096, 4096, -1, true);
   EXPECT_FALSE(known.shared_name());
   auto const name = source_->share(known);
   ASSERT_TRUE(name);

@@ -46,7 +46,9 @@ class ChildChannel {
   [[nodiscard]] bool receive(T& value) const {
     static_assert(std::is_trivially_copyable_v<T>);
     ssize_t got = 0;
-    do { got = ::recv(fd_, &value, sizeof value, MSG_WAITALL); } while (got < 0 && errno == EINTR);
+    do {
+      got = ::recv(fd_, &value, sizeof value, MSG_WAITALL);
+    } while (got < 0 && errno == EINTR);
     return got == static_cast<ssize_t>(sizeof value);
   }
   template <typename T>
@@ -110,8 +112,7 @@ class ChildProcess {
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], ChildChannel::kFdInChild);
-    int const error =
-        posix_spawn(&pid_, program.c_str(), &actions, nullptr, words.data(), environ);
+    int const error = posix_spawn(&pid_, program.c_str(), &actions, nullptr, words.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
     if (error != 0) {
