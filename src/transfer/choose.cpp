@@ -240,7 +240,7 @@ Estimate staged_remote(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::StagedRemote;
   if (!input.remote) { return refuse(kStrategy, kNoPeer); }
   auto const& remote = *input.remote;
-  if (remote.peer_is_gpu && !input.capabilities.allow_gpu_rdma) {
+  if ((remote.peer_is_gpu || remote.bounce_is_gpu) && !input.capabilities.allow_gpu_rdma) {
     return refuse(kStrategy, kNeedsRdma);
   }
   // The hops overlap but for a part of the shorter one.

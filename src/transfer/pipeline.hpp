@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -81,6 +82,8 @@ class Pipeline {
 
   void plan_remote_path(Strategy strategy);
   void add_image();
+  /// Lets the wire reach the caller's bounce buffer, for this transfer.
+  void expose_bounce();
   /// The move between a peer's station and the one beside it, for the living blocks of a batch.
   void start_move(Batch const& batch);
   /// The living blocks of a batch with the peer's ids, as an order to the peer.
@@ -98,7 +101,8 @@ class Pipeline {
   std::optional<Strategy> hop_strategy_;  ///< of a single hop that was chosen already
   std::optional<WireCopy> wire_;          ///< between the peer's station and the one beside it
   Landing landing_;                       ///< at the peer, of an image station
-  std::exception_ptr move_error_;         ///< of a move on the pipeline's own thread
+  std::vector<std::shared_ptr<void const>> exposed_;  ///< a bounce buffer's regions, to the wire
+  std::exception_ptr move_error_;                     ///< of a move on the pipeline's own thread
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;
   bool partial_write_ = false;

@@ -54,11 +54,6 @@ void PipelineResources::expose_staging(Peer& peer) {
   if (exposed_ == nullptr && !staging_.empty()) { exposed_ = peer.expose(staging_.front()); }
 }
 
-Landing const& PipelineResources::landing(Peer& peer, Peer::ShouldStop const& should_stop) {
-  if (landing_ == nullptr) { landing_ = peer.borrow_landing(should_stop); }
-  return *landing_;
-}
-
 void PipelineResources::drain() {
   for (auto& queue : wire_queues_) {
     try {

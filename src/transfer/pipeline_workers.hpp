@@ -36,8 +36,6 @@ class PipelineResources {
   [[nodiscard]] WireQueue& wire_queue(std::size_t half) { return wire_queues_[half]; }
   /// Lets the wire to `peer` reach the staging memory. A lane's resources serve one peer.
   void expose_staging(Peer& peer);
-  /// Landing memory of the peer, borrowed once and kept.
-  Landing const& landing(Peer& peer, Peer::ShouldStop const& should_stop);
   /// Waits for all I/O under way and forgets its outcome.
   void drain();
 
@@ -48,7 +46,6 @@ class PipelineResources {
   std::uint64_t staging_bytes_;
   std::vector<memory::Region> staging_;  ///< none or one
   std::shared_ptr<void const> exposed_;  ///< staging_, to the wire
-  std::shared_ptr<Landing const> landing_;
   std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> read_queues_;
   std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> write_queues_;
   std::array<WireQueue, 2> wire_queues_;

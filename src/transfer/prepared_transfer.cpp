@@ -182,6 +182,9 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
                             {dst.peer != nullptr, !src.is_remote(), !dst.is_remote()});
   check_devices(context->impl(), pair, src, dst);
   if (bounce) {
+    KVBM_EXPECTS(!bounce->endpoint.is_remote(), InvalidArgument,
+                 fmt::format("bounce_buffer is {}'s: name blocks of this worker",
+                             bounce->endpoint.peer->name()));
     validate_bounce(bounce->endpoint.layout, bounce->block_ids);
     validate_bounce_fits(pair, bounce->endpoint.layout);
   }
@@ -204,7 +207,9 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
   state->plan = lower(state->pair.src, state->pair.dst, state->pair.selection);
   auto const& [src_layout, dst_layout] = std::tie(state->pair.src, state->pair.dst);
   if (is_remote) {
-    state->remote.emplace(make_remote_side(state->pair, state->plan, src, dst));
+    state->remote.emplace(make_remote_side(
+        state->pair, state->plan, src, dst,
+        state->bounce ? &state->bounce->endpoint.layout : nullptr));
     if (!state->options.timeout) { state->options.timeout = context->options().remote_timeout; }
   } else {
     if (is_host_reachable(src_layout) && is_host_reachable(dst_layout)) {

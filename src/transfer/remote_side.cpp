@@ -10,10 +10,6 @@ using layout::KvBlockLayout;
 using layout::PhysicalLayout;
 using memory::StorageKind;
 
-bool is_gpu(PhysicalLayout const& layout) {
-  return layout.storage_kind() == StorageKind::Device && !is_host_reachable(layout);
-}
-
 /// A format in which the selected part of a block is one run, or one a layer.
 KvBlockLayout choose_image_format(PhysicalLayout const& far, IndexRange layers, IndexRange heads) {
   if (far.format().is_unknown()) { return KvBlockLayout::Unknown; }
@@ -27,6 +23,11 @@ KvBlockLayout choose_image_format(PhysicalLayout const& far, IndexRange layers, 
 
 }  // namespace
 
+WireMemory wire_memory(PhysicalLayout const& layout) {
+  return {layout.storage_kind() == StorageKind::Device && !is_host_reachable(layout),
+          layout.device_id()};
+}
+
 RemoteChoice RemoteSide::choice_for(std::span<BlockId const> src_blocks,
                                     std::span<BlockId const> dst_blocks) const {
   RemoteChoice result = choice;
@@ -37,7 +38,7 @@ RemoteChoice RemoteSide::choice_for(std::span<BlockId const> src_blocks,
 }
 
 RemoteSide make_remote_side(ValidatedPair const& pair, CopyPlan const& plan, Endpoint const& src,
-                            Endpoint const& dst) {
+                            Endpoint const& dst, PhysicalLayout const* bounce) {
   RemoteSide side;
   bool const reads = src.is_remote();
   Endpoint const& far_end = reads ? src : dst;
@@ -51,10 +52,7 @@ RemoteSide make_remote_side(ValidatedPair const& pair, CopyPlan const& plan, End
   side.choice.both_remote = src.is_remote() && dst.is_remote();
   if (side.choice.both_remote) { return side; }
   bool const near_is_memory = memory::is_memory(near.storage_kind());
-  if (near_is_memory) {
-    side.local_memory = {is_gpu(near), near.device_id()};
-    side.direct.emplace(plan, pair.src, pair.dst, side.direction);
-  }
+  if (near_is_memory) { side.direct.emplace(plan, pair.src, pair.dst, side.direction); }
   side.staged.emplace(lower(far, far, {pair.selection.layers, far_heads, far_heads}), far, far,
                       side.direction);
   side.image_format = choose_image_format(far, pair.selection.layers, far_heads);
@@ -62,7 +60,8 @@ RemoteSide make_remote_side(ValidatedPair const& pair, CopyPlan const& plan, End
       near_is_memory && std::all_of(near.regions().begin(), near.regions().end(),
                                     [&](auto const& region) { return side.peer->reaches(region); });
   side.choice.peer_is_gpu = far_end.memory.is_gpu;
-  side.choice.gpu_involved = far_end.memory.is_gpu || side.local_memory.is_gpu;
+  side.choice.bounce_is_gpu = bounce != nullptr && wire_memory(*bounce).is_gpu;
+  side.choice.gpu_involved = far_end.memory.is_gpu || wire_memory(near).is_gpu;
   auto const image =
       layout::make_geometry(far.config().with_num_blocks(1), layout::LayoutKind::FullyContiguous,
                             layout::BlockDimension::First, side.image_format);

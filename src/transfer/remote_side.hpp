@@ -18,7 +18,6 @@ struct RemoteSide {
   WireDirection direction = WireDirection::Read;  ///< Read: it is the source
   layout::LayoutHandle handle;                    ///< the peer's name of its layout
   WireMemory memory;
-  WireMemory local_memory;         ///< of our side
   std::optional<WireCopy> direct;  ///< between our side and the peer's; none where ours is a file
   std::optional<WireCopy> staged;  ///< between staging in the peer's order and the peer's memory
   layout::KvBlockLayout image_format = layout::KvBlockLayout::Unknown;  ///< of packed moves
@@ -29,8 +28,12 @@ struct RemoteSide {
                                         std::span<BlockId const> dst_blocks) const;
 };
 
+/// What memory of ours is to the wire.
+[[nodiscard]] WireMemory wire_memory(layout::PhysicalLayout const& layout);
+
 /// @pre  src or dst is remote
+/// @param bounce  where the caller wants the blocks staged; null: no wish
 RemoteSide make_remote_side(ValidatedPair const& pair, CopyPlan const& plan, Endpoint const& src,
-                            Endpoint const& dst);
+                            Endpoint const& dst, layout::PhysicalLayout const* bounce);
 
 }  // namespace kvbm::transfer

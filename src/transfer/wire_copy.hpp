@@ -22,11 +22,11 @@ class WireCopy {
 
   [[nodiscard]] WireDirection direction() const noexcept { return direction_; }
 
-  /// Appends the runs of src_blocks[i] -> dst_blocks[i], those that adjoin on both sides merged.
-  /// Blocks go inside segments, so that neighbouring blocks of a layer's region merge too.
+  /// Appends the runs of src_blocks[i] -> dst_blocks[i]. Those of neighbouring blocks are merged
+  /// where they adjoin on both sides; no run goes beyond one region of either.
   void append_runs(std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks,
                    std::vector<WireRun>& runs) const;
-  /// How many runs that are, counted by the neighbours among the blocks alone.
+  /// How many runs that are at most, told by the neighbours among the blocks alone.
   [[nodiscard]] std::uint64_t count_runs(std::span<BlockId const> src_blocks,
                                          std::span<BlockId const> dst_blocks) const;
 
@@ -34,6 +34,7 @@ class WireCopy {
   BoundPlan plan_;
   WireDirection direction_;
   std::uint64_t runs_per_block_;
+  bool blocks_adjoin_;  ///< on both sides a run of a block is followed by the next block's
 };
 
 /// Blocks i > 0 that do not follow their predecessor in both lists, and the first one.

@@ -19,11 +19,11 @@ WireQueue::~WireQueue() {
 void WireQueue::start(std::function<void()> work) {
   {
     std::lock_guard const lock(mutex_);
-    work_ = std::move(work);
-    is_running_ = true;
-    if (!thread_.joinable()) {
+    if (!thread_.joinable()) {  // first: where it does not start, nothing is under way
       thread_ = std::thread([this] { run(); });
     }
+    work_ = std::move(work);
+    is_running_ = true;
   }
   changed_.notify_all();
 }

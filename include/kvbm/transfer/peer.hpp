@@ -83,11 +83,11 @@ class Peer {
   /// moved before.
   virtual void notify(std::uint64_t value) = 0;
 
-  /// The most that lend() would give; 0: the peer packs nothing.
+  /// The most that borrow_landing() would give; 0: the peer packs nothing.
   [[nodiscard]] virtual std::uint64_t landing_bytes() const noexcept = 0;
-  /// Borrows landing memory; given back when the last copy of the result goes.
+  /// Borrows at least `bytes` of landing memory; given back when the last copy of the result goes.
   [[nodiscard]] virtual std::shared_ptr<Landing const> borrow_landing(
-      ShouldStop const& should_stop) = 0;
+      std::uint64_t bytes, ShouldStop const& should_stop) = 0;
   /// Has the peer fill an image from its blocks (Read), or its blocks from an image (Write), and
   /// waits until it has.
   virtual void copy_image(WireDirection direction, ImageOrder const& order,

@@ -110,6 +110,7 @@ struct RemoteChoice {
   bool local_reached = true;          ///< the wire reaches our side's memory
   bool gpu_involved = false;          ///< a side is a GPU's memory
   bool peer_is_gpu = false;           ///< the peer's side is
+  bool bounce_is_gpu = false;         ///< the caller's bounce buffer is
   bool can_pack = true;               ///< the peer lends landing memory, and the formats are plain
   bool both_remote = false;
 };
