@@ -7,8 +7,9 @@
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
+#include <list>
 #include <mutex>
-#include <optional>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -48,13 +49,52 @@ std::string_view advice(std::string_view plugin) {
 
 // Everything that registrations and requests need after the NixlAgent itself is gone.
 struct NixlAgent::Core {
+  // A posted request that nobody waits for.
+  struct Abandoned {
+    nixl_c::Request handle = nullptr;
+    std::string peer;
+    std::shared_ptr<void const> keep;
+  };
+
   std::shared_ptr<NixlLibrary const> library;
   std::string name;
   NixlHandle<nixl_c::Agent> agent;
 
-  // Guards the map only; never held while NIXL works.
+  // Guards what follows; never held while a request is posted.
   mutable std::mutex mutex;
   std::map<std::string, NixlHandle<nixl_c::Backend>, std::less<>> backends;
+  std::map<std::string, std::size_t> in_flight;  // posted requests by peer, abandoned ones too
+  std::set<std::string> to_forget;               // peers to disconnect from once none is in flight
+  std::list<Abandoned> abandoned;
+
+  Core() = default;
+  Core(Core const&) = delete;
+  Core& operator=(Core const&) = delete;
+  ~Core() {
+    for (Abandoned const& request : abandoned) {
+      release(request.handle);
+    }
+    backends.clear();
+    agent.reset();  // from here on nothing writes the memory that `abandoned` keeps
+  }
+
+  void release(nixl_c::Request handle) const noexcept {
+    functions().release_xfer_req(agent.get(), handle);
+    functions().destroy_xfer_req(handle);
+  }
+  void forget(std::string const& peer) const noexcept {
+    functions().invalidate_remote_md(agent.get(), peer.c_str());
+  }
+  // A posted request has ended or is to begin; with the mutex held.
+  void began(std::string const& peer) { ++in_flight[peer]; }
+  void ended(std::string const& peer) noexcept {
+    auto const found = in_flight.find(peer);
+    if (found == in_flight.end() || --found->second != 0) { return; }
+    in_flight.erase(found);
+    if (to_forget.erase(peer) != 0) { forget(peer); }
+  }
+  // Lets go of abandoned requests that have ended; with the mutex held.
+  void sweep() noexcept;
 
   [[nodiscard]] nixl_c::Functions const& functions() const noexcept { return library->functions(); }
 
@@ -67,6 +107,17 @@ struct NixlAgent::Core {
   [[nodiscard]] NixlHandle<nixl_c::Options> options_for(std::string_view backend) const;
   [[nodiscard]] std::vector<std::string> available_plugins() const;
 };
+
+void NixlAgent::Core::sweep() noexcept {
+  std::erase_if(abandoned, [this](Abandoned const& request) {
+    if (functions().get_xfer_status(agent.get(), request.handle) == nixl_c::kInProgress) {
+      return false;
+    }
+    release(request.handle);
+    ended(request.peer);
+    return true;
+  });
+}
 
 NixlHandle<nixl_c::Options> NixlAgent::Core::options_for(std::string_view backend) const {
   if (backend.empty()) { return {}; }
@@ -255,13 +306,27 @@ std::string NixlAgent::load_remote(std::span<std::byte const> metadata) {
         "an agent that restarted under its name, this agent's own, or share no backend with {}",
         metadata.size(), core_->name, status, fmt::join(backends(), ", ")));
   }
-  return text;
+  std::string name(text);
+  std::lock_guard const lock(core_->mutex);
+  core_->to_forget.erase(name);
+  return name;
 }
 
 bool NixlAgent::knows(std::string const& agent) const noexcept { return core_->knows(agent); }
 
 void NixlAgent::forget_remote(std::string const& agent) noexcept {
-  core_->functions().invalidate_remote_md(core_->agent.get(), agent.c_str());
+  std::lock_guard const lock(core_->mutex);
+  core_->sweep();
+  if (core_->in_flight.contains(agent)) {
+    core_->to_forget.insert(agent);
+  } else {
+    core_->forget(agent);
+  }
+}
+
+std::size_t NixlAgent::abandoned() const {
+  std::lock_guard const lock(core_->mutex);
+  return core_->abandoned.size();
 }
 
 void NixlAgent::send(std::string const& agent, std::span<std::byte const> message) {
@@ -285,6 +350,7 @@ std::vector<NixlAgent::Message> NixlAgent::take_messages() {
   if (status != nixl_c::kSuccess) { throw_nixl("get_notifs", status); }
   std::size_t agents = 0;
   functions.notif_map_size(map.get(), &agents);
+  if (std::lock_guard const lock(core_->mutex); !core_->abandoned.empty()) { core_->sweep(); }
   std::vector<Message> messages;
   for (std::size_t i = 0; i < agents; ++i) {
     char const* agent = nullptr;
@@ -309,38 +375,44 @@ std::vector<NixlAgent::Message> NixlAgent::take_messages() {
 // --- requests -----------------------------------------------------------------------------------
 
 struct NixlAgent::Request::State {
-  enum class Phase { Ready, Posted, Done, Failed };
+  enum class Phase { Ready, Posted, Done, Failed, Abandoned };
 
   std::shared_ptr<Core> core;
   std::string peer;
   nixl_c::Request handle = nullptr;
   Phase phase = Phase::Ready;
+  std::list<Core::Abandoned> slot{1};  // made beforehand: abandoning must not fail
   nixl_c::Status status = nixl_c::kSuccess;
 
   State(std::shared_ptr<Core> owner, std::string remote)
       : core(std::move(owner)), peer(std::move(remote)) {}
   State(State const&) = delete;
   State& operator=(State const&) = delete;
-  ~State() { release(); }
+  ~State() { abandon({}); }
 
-  void release() noexcept {
+  void abandon(std::shared_ptr<void const> keep) noexcept {
     if (handle == nullptr) { return; }
-    core->functions().release_xfer_req(core->agent.get(), handle);
-    core->functions().destroy_xfer_req(handle);
+    if (phase == Phase::Posted) {
+      std::lock_guard const lock(core->mutex);
+      slot.front() = {handle, std::move(peer), std::move(keep)};
+      core->abandoned.splice(core->abandoned.end(), slot);
+    } else {
+      core->release(handle);
+    }
     handle = nullptr;
+    phase = Phase::Abandoned;
   }
 
   bool advance(nixl_c::Status next) {
     status = next;
-    if (next == nixl_c::kSuccess) {
-      phase = Phase::Done;
-    } else if (next == nixl_c::kInProgress) {
-      phase = Phase::Posted;
-    } else {
-      phase = Phase::Failed;
-      fail();
+    if (next == nixl_c::kInProgress) { return false; }
+    phase = next == nixl_c::kSuccess ? Phase::Done : Phase::Failed;
+    {
+      std::lock_guard const lock(core->mutex);
+      core->ended(peer);
     }
-    return phase == Phase::Done;
+    if (phase == Phase::Failed) { fail(); }
+    return true;
   }
 
   [[noreturn]] void fail() const {
@@ -362,28 +434,30 @@ NixlAgent::Request& NixlAgent::Request::operator=(Request&&) noexcept = default;
 NixlAgent::Request::~Request() = default;
 
 void NixlAgent::Request::post() {
-  KVBM_EXPECTS(state_ != nullptr && state_->handle != nullptr, InvalidArgument,
-               "a cancelled or moved-from request cannot be posted");
+  KVBM_EXPECTS(state_ != nullptr && state_->phase != State::Phase::Abandoned, InvalidArgument,
+               "an abandoned or moved-from request cannot be posted");
   KVBM_EXPECTS(state_->phase != State::Phase::Posted, Busy, "the request is posted already");
-  state_->advance(
-      state_->core->functions().post_xfer_req(state_->core->agent.get(), state_->handle, nullptr));
+  Core& core = *state_->core;
+  {
+    std::lock_guard const lock(core.mutex);
+    core.began(state_->peer);
+  }
+  state_->phase = State::Phase::Posted;
+  state_->advance(core.functions().post_xfer_req(core.agent.get(), state_->handle, nullptr));
 }
 
 bool NixlAgent::Request::is_done() {
-  KVBM_EXPECTS(state_ != nullptr && state_->handle != nullptr, InvalidArgument,
-               "a cancelled or moved-from request has no state");
-  switch (state_->phase) {
-    case State::Phase::Ready: throw Error(ErrorCode::InvalidArgument, "the request was not posted");
-    case State::Phase::Done: return true;
-    case State::Phase::Failed: state_->fail();
-    case State::Phase::Posted: break;
-  }
-  return state_->advance(
-      state_->core->functions().get_xfer_status(state_->core->agent.get(), state_->handle));
+  KVBM_EXPECTS(state_ != nullptr && state_->phase != State::Phase::Abandoned, InvalidArgument,
+               "an abandoned or moved-from request has no outcome");
+  KVBM_EXPECTS(state_->phase != State::Phase::Ready, InvalidArgument, "the request was not posted");
+  if (state_->phase == State::Phase::Done) { return true; }
+  if (state_->phase == State::Phase::Failed) { state_->fail(); }
+  Core const& core = *state_->core;
+  return state_->advance(core.functions().get_xfer_status(core.agent.get(), state_->handle));
 }
 
-void NixlAgent::Request::cancel() noexcept {
-  if (state_ != nullptr) { state_->release(); }
+void NixlAgent::Request::abandon(std::shared_ptr<void const> keep) noexcept {
+  if (state_ != nullptr) { state_->abandon(std::move(keep)); }
 }
 
 NixlAgent::Request NixlAgent::make_request(Direction direction, Segment local,

@@ -41,6 +41,7 @@ enum class Direction { Read, Write };
 ///           short posts keep messages quick.
 /// Lifetime  Registrations and Requests keep the agent alive. Never fork() in a process that has
 ///           one.
+/// End       destroying the agent stops what is in flight; until then see Request::abandon.
 /// Trust     NIXL believes remote metadata and the sender's name in messages.
 class NixlAgent {
   struct Core;
@@ -99,8 +100,9 @@ class NixlAgent {
   /// Whether load_remote told of that agent and nothing made it unknown since.
   [[nodiscard]] bool knows(std::string const& agent) const noexcept;
 
-  /// Disconnects from an agent and drops its metadata; an unknown one is fine. Requests under way
-  /// fail from now on, which says nothing about their memory: see Request::cancel.
+  /// Disconnects from an agent and drops its metadata; an unknown one is fine. Where requests to it
+  /// are in flight, this takes effect when the last of them has ended: NIXL would call them failed
+  /// at once while UCX goes on to write their memory.
   void forget_remote(std::string const& agent) noexcept;
 
   /// Prepares a transfer of local[i] from or to remote[i], in one request.
@@ -119,8 +121,12 @@ class NixlAgent {
   /// @throws PeerError        the connection to it is broken
   void send(std::string const& agent, std::span<std::byte const> message);
 
-  /// The notifications that came since the last call, those of one sender in the order sent.
+  /// The notifications that came since the last call, those of one sender in the order sent. Looks
+  /// after abandoned requests too.
   [[nodiscard]] std::vector<Message> take_messages();
+
+  /// Abandoned requests that are still in flight.
+  [[nodiscard]] std::size_t abandoned() const;
 
  private:
   std::shared_ptr<Core> core_;
@@ -150,7 +156,7 @@ class NixlAgent::Request {
   Request& operator=(Request&&) noexcept;
   Request(Request const&) = delete;
   Request& operator=(Request const&) = delete;
-  /// Cancels.
+  /// Abandons it where it is in flight, without an owner of its memory.
   ~Request();
 
   /// Starts the transfer; over shared memory (CMA) it is done when this returns.
@@ -158,12 +164,16 @@ class NixlAgent::Request {
   /// @throws Error(Busy)  it is posted already
   void post();
 
-  /// Whether a posted transfer is done; makes it progress.
+  /// Whether a posted transfer is done; makes it progress. Done or failed, nothing touches its
+  /// memory any more. A peer that is stopped rather than dead never fails: the caller needs a
+  /// deadline, and then abandon().
   /// @throws PeerError  it failed (local storage: Error(Io)), now and at every later call
   [[nodiscard]] bool is_done();
 
-  /// Gives the request back to NIXL; nothing can be asked of it then.
-  void cancel() noexcept;
+  /// Gives up a transfer that is in flight. NIXL cannot stop it: over TCP, a peer that comes back
+  /// still writes local memory (Read) or receives what that memory holds by then (Write). So the
+  /// agent keeps the request and `keep`, the owner of the local memory, until it ends by itself.
+  void abandon(std::shared_ptr<void const> keep) noexcept;
 
  private:
   friend class NixlAgent;
