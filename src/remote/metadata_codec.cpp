@@ -91,7 +91,7 @@ std::array<std::uint64_t, 2> read_pair(json const& object, char const* field) {
 json process_value(ProcessName const& process) {
   return {{"boot_id", process.boot_id},
           {"pid_namespace", process.pid_namespace},
-          {"pid", process.pid},
+          {"pid", static_cast<std::uint64_t>(process.pid)},  // negative: too large to be read
           {"start_time", process.start_time}};
 }
 
@@ -267,6 +267,11 @@ LayoutDescriptor descriptor_from(json const& value) {
   // One value has one blob: spaces or other spellings are not ours.
   if (descriptor.to_json() != text) {
     refuse("field 'layout' is not written as this library writes it");
+  }
+  // It would mean nothing, but fingerprints tell it apart.
+  if (descriptor.kind == layout::LayoutKind::FullyContiguous &&
+      descriptor.dimension != layout::BlockDimension::First) {
+    refuse("field 'layout': block_dimension of a FullyContiguous layout is First");
   }
   return descriptor;
 }
