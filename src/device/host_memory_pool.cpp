@@ -105,7 +105,7 @@ class PoolState : public std::enable_shared_from_this<PoolState> {
   }
 
   void add_segment(std::uint64_t bytes) {
-    memory::Region segment = space_->allocate(bytes, kSegmentAlignment);
+    memory::Region segment = space_->allocate_private(bytes, kSegmentAlignment);
     std::uintptr_t const address = segment.address();
     segments_.emplace(address, std::move(segment));
     blocks_.add_segment({address, bytes});

@@ -19,13 +19,19 @@ std::uint64_t page_bytes() {
   return bytes;
 }
 
+std::shared_ptr<memory::MemorySource> make_system_memory(bool shareable) {
+  return memory::make_host_memory_source(
+      memory::HostMemoryOptions{[](DeviceId) { return -1; }, shareable});
+}
+
 }  // namespace
 
 // One allocation: known while it lives, forgotten before its memory goes, refunded after that.
 class HostMemorySpace::Allocation {
  public:
-  Allocation(std::shared_ptr<HostMemorySpace> space, std::uint64_t bytes, std::uint64_t alignment)
-      : charge_(std::move(space), bytes), memory_(take_memory(bytes, alignment)) {
+  Allocation(std::shared_ptr<HostMemorySpace> space, std::uint64_t bytes, std::uint64_t alignment,
+             bool shareable)
+      : charge_(std::move(space), bytes), memory_(take_memory(bytes, alignment, shareable)) {
     std::lock_guard const lock(charge_.space->mutex_);
     charge_.space->bytes_by_address_.emplace(memory_.address(), bytes);
   }
@@ -54,12 +60,16 @@ class HostMemorySpace::Allocation {
     std::uint64_t bytes;
   };
 
-  [[nodiscard]] memory::Region take_memory(std::uint64_t bytes, std::uint64_t alignment) const {
+  [[nodiscard]] memory::Region take_memory(std::uint64_t bytes, std::uint64_t alignment,
+                                           bool shareable) const {
     HostMemorySpace const& space = *charge_.space;
     try {
-      // Whole pages, which is what is charged: less could not be shared.
-      return space.system_memory_->allocate(
-          {memory::StorageKind::System, charge_.bytes, alignment, -1});
+      // Less than a page could not be shared; otherwise no more than asked, so that sanitizers see
+      // who goes beyond it.
+      return shareable ? space.shareable_memory_->allocate(
+                             {memory::StorageKind::System, charge_.bytes, alignment, -1})
+                       : space.private_memory_->allocate(
+                             {memory::StorageKind::System, bytes, alignment, -1});
     } catch (Error const& error) {
       if (error.code() != ErrorCode::OutOfMemory) { throw; }
       throw_error(ErrorCode::OutOfMemory,
@@ -96,8 +106,8 @@ class HostMemorySpace::Mapped {
 HostMemorySpace::HostMemorySpace(DeviceId device_id, std::uint64_t total_bytes, bool shareable)
     : device_id_(device_id),
       total_bytes_(total_bytes),
-      system_memory_(memory::make_host_memory_source(
-          memory::HostMemoryOptions{[](DeviceId) { return -1; }, shareable})) {}
+      private_memory_(make_system_memory(false)),
+      shareable_memory_(shareable ? make_system_memory(true) : nullptr) {}
 
 std::uint64_t HostMemorySpace::used_bytes() const {
   std::lock_guard const lock(mutex_);
@@ -105,13 +115,22 @@ std::uint64_t HostMemorySpace::used_bytes() const {
 }
 
 memory::Region HostMemorySpace::allocate(std::uint64_t bytes, std::uint64_t alignment) {
+  return allocate(bytes, alignment, shareable_memory_ != nullptr);
+}
+
+memory::Region HostMemorySpace::allocate_private(std::uint64_t bytes, std::uint64_t alignment) {
+  return allocate(bytes, alignment, false);
+}
+
+memory::Region HostMemorySpace::allocate(std::uint64_t bytes, std::uint64_t alignment,
+                                         bool shareable) {
   KVBM_EXPECTS(bytes > 0, InvalidArgument,
                fmt::format("host device {}: 0 bytes asked for", device_id_));
   KVBM_EXPECTS(
       is_power_of_two(alignment), InvalidArgument,
       fmt::format("host device {}: alignment {} is not a power of two", device_id_, alignment));
-  auto allocation =
-      std::make_shared<Allocation>(shared_from_this(), bytes, std::max(alignment, page_bytes()));
+  auto allocation = std::make_shared<Allocation>(shared_from_this(), bytes,
+                                                 std::max(alignment, page_bytes()), shareable);
   void* const data = allocation->data();
   auto const shared_name = allocation->shared_name();
   auto region = memory::Region::of_memory(memory::StorageKind::Device, data, bytes, device_id_,
@@ -120,7 +139,7 @@ memory::Region HostMemorySpace::allocate(std::uint64_t bytes, std::uint64_t alig
 }
 
 std::optional<memory::SharedMemoryName> HostMemorySpace::share(memory::Region const& region) const {
-  return system_memory_->share(region);
+  return shareable_memory_ == nullptr ? region.shared_name() : shareable_memory_->share(region);
 }
 
 memory::Region HostMemorySpace::open_shared(memory::ProcessName const& owner,

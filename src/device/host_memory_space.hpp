@@ -25,6 +25,8 @@ class HostMemorySpace : public std::enable_shared_from_this<HostMemorySpace> {
 
   /// See Device::allocate().
   [[nodiscard]] memory::Region allocate(std::uint64_t bytes, std::uint64_t alignment);
+  /// The same, never to be mapped by other processes: of pools, which hand it out again and again.
+  [[nodiscard]] memory::Region allocate_private(std::uint64_t bytes, std::uint64_t alignment);
   [[nodiscard]] std::optional<memory::PointerInfo> classify(void const* address) const;
   /// See Device::share() and Device::open_shared().
   [[nodiscard]] std::optional<memory::SharedMemoryName> share(memory::Region const& region) const;
@@ -36,13 +38,16 @@ class HostMemorySpace : public std::enable_shared_from_this<HostMemorySpace> {
   class Allocation;
   class Mapped;
 
+  [[nodiscard]] memory::Region allocate(std::uint64_t bytes, std::uint64_t alignment,
+                                        bool shareable);
   /// Takes `charged` of the budget for `bytes` asked. @throws Error(OutOfMemory)
   void charge(std::uint64_t bytes, std::uint64_t charged);
   void refund(std::uint64_t charged) noexcept;
 
   DeviceId const device_id_;
   std::uint64_t const total_bytes_;
-  std::shared_ptr<memory::MemorySource> const system_memory_;
+  std::shared_ptr<memory::MemorySource> const private_memory_;
+  std::shared_ptr<memory::MemorySource> const shareable_memory_;  // null: none is
 
   mutable std::mutex mutex_;
   std::uint64_t used_bytes_ = 0;

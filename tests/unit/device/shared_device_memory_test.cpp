@@ -112,6 +112,9 @@ TEST(SharedHostDevice, MemoryIsPrivateUnlessAskedForAndPoolsKeepTheirs) {
   auto const shareable = make_host_device(0, {64_MiB, true});
   auto const one_byte = shareable->allocate(1, 512);
   EXPECT_TRUE(one_byte.shared_name());
+  auto const pool = shareable->create_memory_pool(4_MiB, 4_MiB);
+  auto const stream = shareable->create_stream("pool");
+  EXPECT_FALSE(shareable->share(pool->allocate(1_MiB, stream)));
 }
 
 TEST(SharedHostDevice, MemoryOfAGpuThatIsNotHereNamesItsUuid) {
