@@ -82,17 +82,15 @@ fs::path path_of_this_code() {
   return fs::absolute(info.dli_fname, ignored);
 }
 
-std::vector<fs::path> site_packages(std::vector<fs::path> const& prefixes) {
+std::vector<fs::path> site_packages(NixlSearch const& search, NixlPlaces const& places) {
   std::vector<fs::path> found;
-  for (fs::path const& prefix : prefixes) {
+  for (fs::path const& prefix : search.prefixes) {
     append_site_packages(prefix, found);
   }
-  if (auto const active = environment("VIRTUAL_ENV"); !active.empty()) {
-    append_site_packages(active, found);
+  if (!places.virtual_env.empty()) { append_site_packages(places.virtual_env, found); }
+  for (fs::path const& file : places.around) {
+    append_surroundings(file, found);
   }
-  append_surroundings(path_of_this_code(), found);
-  std::error_code ignored;
-  append_surroundings(fs::read_symlink("/proc/self/exe", ignored), found);
   return found;
 }
 
@@ -153,35 +151,41 @@ void quiet_nixl() {
 }  // namespace
 
 NixlLibraryInfo find_nixl(NixlSearch const& search) {
+  std::error_code ignored;
+  return find_nixl(search, {environment("KVBM_NIXL_LIBRARY"),
+                            environment("VIRTUAL_ENV"),
+                            {path_of_this_code(), fs::read_symlink("/proc/self/exe", ignored)}});
+}
+
+NixlLibraryInfo find_nixl(NixlSearch const& search, NixlPlaces const& places) {
   if (!search.library.empty()) {
     if (!is_file(search.library)) { throw_missing("the NIXL library", search.library); }
     return describe(search.library);
   }
-  if (fs::path const named = environment("KVBM_NIXL_LIBRARY"); !named.empty()) {
-    if (!is_file(named)) { throw_missing("KVBM_NIXL_LIBRARY", named); }
-    return describe(named);
+  if (!places.named.empty()) {
+    if (!is_file(places.named)) { throw_missing("KVBM_NIXL_LIBRARY", places.named); }
+    return describe(places.named);
   }
-  std::vector<fs::path> const packages = site_packages(search.prefixes);
+  std::vector<fs::path> const packages = site_packages(search, places);
   for (fs::path const& folder : packages) {
     for (char const* const wheel : kWheelFolders) {
-      if (fs::path library = folder / wheel / kLibraryName; is_file(library)) {
+      if (fs::path const library = folder / wheel / kLibraryName; is_file(library)) {
         return describe(library);
       }
     }
   }
   quiet_nixl();
-  std::string linker;
-  if (void* const handle = open_library(kLibraryName); handle != nullptr) {
+  if (void* const handle = open_library(places.linker_name.c_str()); handle != nullptr) {
     link_map* map = nullptr;
     bool const known = dlinfo(handle, RTLD_DI_LINKMAP, static_cast<void*>(&map)) == 0;
-    fs::path const path = known ? fs::path(map->l_name) : fs::path(kLibraryName);
+    fs::path const path(known ? map->l_name : places.linker_name.c_str());
     dlclose(handle);
     return describe(path);
   }
-  linker = linker_message();
+  std::string const linker = linker_message();
 
   std::vector<std::string> looked = {"KVBM_NIXL_LIBRARY (not set)"};
-  if (environment("VIRTUAL_ENV").empty()) { looked.emplace_back("VIRTUAL_ENV (not set)"); }
+  if (places.virtual_env.empty()) { looked.emplace_back("VIRTUAL_ENV (not set)"); }
   for (fs::path const& folder : packages) {
     looked.push_back(folder.string());
   }

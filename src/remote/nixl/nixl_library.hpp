@@ -1,12 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "kvbm/remote/nixl_library.hpp"
 #include "remote/nixl/nixl_api.hpp"
 
 namespace kvbm::remote {
+
+/// What find_nixl reads of the process that it runs in.
+struct NixlPlaces {
+  std::string named;                          ///< KVBM_NIXL_LIBRARY
+  std::string virtual_env;                    ///< VIRTUAL_ENV
+  std::vector<std::filesystem::path> around;  ///< files whose Python environment counts
+  std::string linker_name = "libnixl_capi.so";
+};
+/// find_nixl in other places than this process's own.
+NixlLibraryInfo find_nixl(NixlSearch const& search, NixlPlaces const& places);
 
 /// NIXL, loaded. The process keeps the code mapped once it was loaded (its threads and the memory
 /// hooks of UCX cannot be taken out again), so loading it a second time costs nothing.
