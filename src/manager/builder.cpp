@@ -12,7 +12,7 @@ namespace kvbm::manager {
 struct TransferManager::Builder::Draft {
   transfer::ContextOptions options;
   bool costs_given = false;
-  std::map<std::string, std::map<std::string, std::string>> nixl_backends;
+  remote::RemoteOptions remote;
   std::vector<DeviceId> cuda_device_ids;
   std::size_t plan_cache_capacity = 64;
   unsigned num_host_devices = 1;
@@ -30,7 +30,33 @@ TransferManager::Builder& TransferManager::Builder::operator=(Builder&&) noexcep
 using Builder = TransferManager::Builder;
 
 Builder& Builder::nixl_backend(std::string name, std::map<std::string, std::string> parameters) {
-  draft_->nixl_backends.emplace(std::move(name), std::move(parameters));
+  draft_->remote.backends.insert_or_assign(std::move(name), std::move(parameters));
+  return *this;
+}
+
+Builder& Builder::nixl_library(std::filesystem::path path) {
+  draft_->remote.nixl_library = std::move(path);
+  return *this;
+}
+
+Builder& Builder::agent_name(std::string name) {
+  draft_->remote.agent_name = std::move(name);
+  return *this;
+}
+
+Builder& Builder::landing_bytes(std::uint64_t bytes) {
+  draft_->remote.landing_bytes = bytes;
+  return *this;
+}
+
+Builder& Builder::remote_timeout(std::chrono::nanoseconds timeout) {
+  draft_->remote.timeout = timeout;
+  draft_->options.remote_timeout = timeout;
+  return *this;
+}
+
+Builder& Builder::map_peer_memory(bool map) {
+  draft_->remote.map_memory = map;
   return *this;
 }
 
@@ -113,11 +139,9 @@ Builder& Builder::disk_io(std::shared_ptr<memory::DiskIo> disk_io) {
 }
 
 TransferManager Builder::build() {
-  if (!draft_->nixl_backends.empty()) {
-    throw UnsupportedError(
-        fmt::format("nixl_backend(\"{}\"): remote workers are not part of this version",
-                    draft_->nixl_backends.begin()->first));
-  }
+  bool const is_remote = !draft_->remote.backends.empty();
+  KVBM_EXPECTS(draft_->remote.timeout > std::chrono::nanoseconds(0), InvalidArgument,
+               "remote_timeout must be longer than 0");
   transfer::ContextOptions options = draft_->options;
   for (DeviceId const id : draft_->cuda_device_ids) {
     options.devices.push_back(device::make_cuda_device(id));
@@ -125,19 +149,22 @@ TransferManager Builder::build() {
   if (options.devices.empty()) {
     KVBM_EXPECTS(draft_->num_host_devices >= 1, InvalidArgument,
                  "host_device(0): a manager needs at least one device");
+    draft_->host_device.shareable = is_remote;
     for (unsigned id = 0; id < draft_->num_host_devices; ++id) {
       options.devices.push_back(
           device::make_host_device(static_cast<DeviceId>(id), draft_->host_device));
     }
   }
-  options.memory_source = device::make_memory_source(options.devices, draft_->disk_io);
+  options.memory_source = device::make_memory_source(options.devices, draft_->disk_io, is_remote);
   auto const& first = *options.devices.front();  // not null: the line above looks
   if (!draft_->costs_given && first.backend() == device::Backend::Cuda) {
     if (auto costs = transfer::load_cost_model(first.properties())) {
       options.costs = std::move(*costs);
     }
   }
-  return TransferManager(std::make_shared<Impl>(std::move(options), draft_->plan_cache_capacity));
+  auto impl = std::make_shared<Impl>(std::move(options), draft_->plan_cache_capacity);
+  if (is_remote) { impl->join(draft_->remote); }
+  return TransferManager(std::move(impl));
 }
 
 }  // namespace kvbm::manager

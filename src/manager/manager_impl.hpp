@@ -7,6 +7,7 @@
 #include "kvbm/manager/transfer_manager.hpp"
 #include "manager/plan_cache.hpp"
 #include "manager/registry.hpp"
+#include "remote/worker/remote_worker.hpp"
 
 namespace kvbm::manager {
 
@@ -16,10 +17,29 @@ class TransferManager::Impl {
       : context_(std::make_shared<transfer::TransferContext>(std::move(options))),
         registry_(context_->event_system()->worker_id()),
         plans_(plan_cache_capacity) {}
+  /// Waits for the transfers in flight, which may need answers of peers, then leaves them.
+  ~Impl() {
+    plans_.clear();
+    context_.reset();
+    remote_.reset();
+  }
+  Impl(Impl const&) = delete;
+  Impl& operator=(Impl const&) = delete;
+
+  /// Becomes a worker among others.
+  void join(remote::RemoteOptions options);
+  /// A layout whose memory this process reaches. @throws UnsupportedError another worker's
+  [[nodiscard]] layout::PhysicalLayout reachable(layout::LayoutHandle handle) const;
+  /// @throws UnsupportedError this manager has no NIXL backend
+  [[nodiscard]] remote::RemoteWorker& remote() const;
 
   std::shared_ptr<transfer::TransferContext> context_;
   Registry registry_;
   PlanCache plans_;
+
+ private:
+  friend class TransferManager;
+  std::unique_ptr<remote::RemoteWorker> remote_;  ///< null: alone
 };
 
 }  // namespace kvbm::manager

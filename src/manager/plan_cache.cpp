@@ -55,6 +55,12 @@ void PlanCache::forget(layout::LayoutHandle handle) {
   });
 }
 
+void PlanCache::clear() {
+  std::lock_guard const lock(mutex_);
+  ++forgotten_;
+  entries_.clear();
+}
+
 PlanCacheStats PlanCache::stats() const {
   std::lock_guard const lock(mutex_);
   return {hits_, misses_, entries_.size(), capacity_};

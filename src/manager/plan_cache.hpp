@@ -42,6 +42,7 @@ class PlanCache {
                                  std::function<transfer::PreparedTransfer()> const& prepare);
   /// Lets go of everything that names a layout.
   void forget(layout::LayoutHandle handle);
+  void clear();
   [[nodiscard]] PlanCacheStats stats() const;
 
  private:

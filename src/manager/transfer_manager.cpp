@@ -53,10 +53,22 @@ layout::PhysicalLayoutBuilder<false, false, false> TransferManager::layout_build
 }
 
 layout::LayoutHandle TransferManager::register_layout(layout::PhysicalLayout layout) {
-  return impl_->registry_.add(std::move(layout));
+  auto const handle = impl_->registry_.add(layout);
+  if (impl_->remote_ == nullptr) { return handle; }
+  try {
+    impl_->remote_->add_layout(handle, layout);
+  } catch (...) {
+    impl_->registry_.remove(handle);
+    throw;
+  }
+  return handle;
 }
 
 void TransferManager::unregister_layout(layout::LayoutHandle handle) {
+  if (impl_->remote_ != nullptr && handle.worker_id() == worker_id()) {
+    impl_->registry_.expect_idle(handle);
+    impl_->remote_->remove_layout(handle);
+  }
   impl_->registry_.remove(handle);
   impl_->plans_.forget(handle);
 }
@@ -115,17 +127,17 @@ PlanCacheStats TransferManager::plan_cache_stats() const { return impl_->plans_.
 
 std::vector<Checksum> TransferManager::block_checksums(layout::LayoutHandle handle,
                                                        std::span<BlockId const> block_ids) const {
-  return transfer::block_checksums(*impl_->context_, layout(handle), block_ids);
+  return transfer::block_checksums(*impl_->context_, impl_->reachable(handle), block_ids);
 }
 
 std::vector<Checksum> TransferManager::layer_checksums(layout::LayoutHandle handle,
                                                        std::span<BlockId const> block_ids) const {
-  return transfer::layer_checksums(*impl_->context_, layout(handle), block_ids);
+  return transfer::layer_checksums(*impl_->context_, impl_->reachable(handle), block_ids);
 }
 
 void TransferManager::fill_blocks(layout::LayoutHandle handle, std::span<BlockId const> block_ids,
                                   transfer::FillPattern const& pattern) {
-  transfer::fill_blocks(*impl_->context_, layout(handle), block_ids, pattern);
+  transfer::fill_blocks(*impl_->context_, impl_->reachable(handle), block_ids, pattern);
 }
 
 void TransferManager::sync(layout::LayoutHandle handle) {

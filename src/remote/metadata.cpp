@@ -76,6 +76,15 @@ std::string SerializedLayout::to_json() const {
   return detail::to_value(*this, true).dump(2, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
+LogicalLayoutDescriptor describe_layout(layout::LayoutHandle handle,
+                                        layout::PhysicalLayout const& layout) {
+  LogicalLayoutDescriptor descriptor{
+      handle, tier_of(layout.storage_kind()), layout.descriptor(), {}};
+  descriptor.is_gpu = layout.storage_kind() == memory::StorageKind::Device &&
+                      layout.regions().front().host_data() == nullptr;
+  return descriptor;
+}
+
 layout::PhysicalLayout remote_layout(LogicalLayoutDescriptor const& descriptor,
                                      std::shared_ptr<memory::MemorySource> source) {
   auto const& layout = descriptor.layout;

@@ -231,6 +231,7 @@ json layout_value(LogicalLayoutDescriptor const& descriptor, bool for_people) {
   auto const text = descriptor.layout.to_json();
   auto value = json::object();
   value["tier"] = to_string(descriptor.tier);
+  if (descriptor.is_gpu) { value["gpu"] = true; }
   if (for_people) {
     value["handle"] = layout::to_string(descriptor.handle);
     value["layout"] = json::parse(text);
@@ -288,11 +289,18 @@ LogicalLayoutHandle tier_from(json const& value, StorageKind kind) {
 }
 
 LogicalLayoutDescriptor layout_from(json const& value, std::uint64_t worker_id) {
-  expect_fields(value, "layout", {"handle", "tier", "layout"}, {"shared"});
+  expect_fields(value, "layout", {"handle", "tier", "layout"}, {"shared", "gpu"});
   auto const handle = handle_from(value, worker_id);
   auto layout = descriptor_from(value);
   auto const tier = tier_from(value, layout.regions.front().kind);
   LogicalLayoutDescriptor descriptor{handle, tier, std::move(layout), {}};
+  if (auto const gpu = value.find("gpu"); gpu != value.end()) {
+    // Written only where it says something, so that every value has one form.
+    if (!gpu->is_boolean() || !gpu->get<bool>() || tier != LogicalLayoutHandle::G1) {
+      refuse("field 'gpu' is not the word true of a device's memory");
+    }
+    descriptor.is_gpu = true;
+  }
   if (value.contains("shared")) { read_shared(value, descriptor); }
   return descriptor;
 }

@@ -12,6 +12,7 @@
 #include "kvbm/transfer/context.hpp"
 #include "transfer/block_leases.hpp"
 #include "transfer/pipeline_workers.hpp"
+#include "transfer/quarantine.hpp"
 
 namespace kvbm::transfer {
 
@@ -63,6 +64,7 @@ class TransferContext::Impl {
   [[nodiscard]] PerDevice& per_device(DeviceId id);
   std::map<DeviceId, PerDevice> per_device_;
   BlockLeases block_leases_;
+  std::shared_ptr<Quarantine> quarantine_ = std::make_shared<Quarantine>();
   std::unique_ptr<PipelineWorkers> pipeline_workers_;  ///< for files and local paths
 
   /// The threads that move blocks from and to a peer: its own, so that a stopped or dead worker

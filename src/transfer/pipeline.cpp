@@ -17,9 +17,7 @@ namespace {
 using layout::PhysicalLayout;
 using memory::BlockFile;
 
-/// Batches are at least this long, so that a disk is busy while the next one is prepared, and a
-/// transfer is cut into about this many, so that its hops overlap.
-constexpr std::uint64_t kMinBatchBytes = std::uint64_t{4} << 20U;
+/// A transfer is cut into about this many batches, so that its hops overlap.
 constexpr std::size_t kWantedBatches = 8;
 
 std::uint64_t staging_bytes_per_block(PhysicalLayout const& like) {
@@ -207,6 +205,7 @@ void Pipeline::plan_copies() {
                          lower(from.layout, to.layout, {layers_, from.heads, to.heads}),
                          from.layout, to.layout);
   }
+  if (job_.state().remote) { hold_near(); }
   for (std::size_t i = 0; i + 1 < stations_.size(); ++i) {
     Station const& from = stations_[i];
     Station const& to = stations_[i + 1];

@@ -17,6 +17,9 @@
 
 namespace kvbm::transfer {
 
+/// Batches are at least this long, so that a disk or a wire is busy while the next one is prepared.
+inline constexpr std::uint64_t kMinBatchBytes = std::uint64_t{4} << 20U;
+
 /// Moves blocks along a path of stations in batches: a file or memory at either end, staging or a
 /// bounce buffer between. Hops overlap: while one half of the staging blocks is read or written,
 /// the other one is copied. A file at the end is written in whole extents; where the transfer
@@ -26,7 +29,14 @@ namespace kvbm::transfer {
 class Pipeline {
  public:
   /// @throws Error(OutOfMemory) no staging memory
+  /// @pre    the destructor runs when all work under way has ended: run() returned, or
+  ///         resources.drain() was called
   Pipeline(TransferJob& job, PipelineResources& resources, Strategy strategy);
+
+  /// Keeps others from memory that a wire may still touch.
+  ~Pipeline();
+  Pipeline(Pipeline const&) = delete;
+  Pipeline& operator=(Pipeline const&) = delete;
 
   /// Moves everything, or until the job should stop; all I/O has ended when it returns.
   void run();
@@ -88,6 +98,7 @@ class Pipeline {
   void start_move(Batch const& batch);
   /// The living blocks of a batch with the peer's ids, as an order to the peer.
   [[nodiscard]] ImageOrder image_order(Batch const& batch) const;
+  void hold_near();
   void finish_move(std::size_t half, std::vector<std::size_t> const& positions);
 
   [[nodiscard]] bool reads() const { return stations_.front().is_far(); }
@@ -97,11 +108,12 @@ class Pipeline {
   PipelineResources& resources_;
   IndexRange layers_;
   std::vector<Station> stations_;
-  std::vector<LocalCopy> copies_;         ///< between neighbouring memory stations
-  std::optional<Strategy> hop_strategy_;  ///< of a single hop that was chosen already
-  std::optional<WireCopy> wire_;          ///< between the peer's station and the one beside it
-  Landing landing_;                       ///< at the peer, of an image station
+  std::vector<LocalCopy> copies_;           ///< between neighbouring memory stations
+  std::optional<Strategy> hop_strategy_;    ///< of a single hop that was chosen already
+  std::optional<WireCopy> wire_;            ///< between the peer's station and the one beside it
+  std::shared_ptr<Landing const> landing_;  ///< at the peer, of an image station
   std::vector<std::shared_ptr<void const>> exposed_;  ///< a bounce buffer's regions, to the wire
+  std::shared_ptr<WireHold> hold_;                    ///< of our end of the wire
   std::exception_ptr move_error_;                     ///< of a move on the pipeline's own thread
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;

@@ -54,6 +54,13 @@ void PipelineResources::expose_staging(Peer& peer) {
   if (exposed_ == nullptr && !staging_.empty()) { exposed_ = peer.expose(staging_.front()); }
 }
 
+void PipelineResources::abandon_staging() noexcept {
+  read_queues_ = {};
+  write_queues_ = {};
+  exposed_.reset();
+  staging_.clear();
+}
+
 void PipelineResources::drain() {
   for (auto& queue : wire_queues_) {
     try {

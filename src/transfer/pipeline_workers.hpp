@@ -36,6 +36,11 @@ class PipelineResources {
   [[nodiscard]] WireQueue& wire_queue(std::size_t half) { return wire_queues_[half]; }
   /// Lets the wire to `peer` reach the staging memory. A lane's resources serve one peer.
   void expose_staging(Peer& peer);
+  /// What keeps the staging memory and the wire's way to it alive. @pre staging() was called
+  [[nodiscard]] memory::Region const& staging_region() const { return staging_.front(); }
+  [[nodiscard]] std::shared_ptr<void const> const& exposed() const noexcept { return exposed_; }
+  /// Lets go of staging memory that a wire may still touch: the next transfer gets new memory.
+  void abandon_staging() noexcept;
   /// Waits for all I/O under way and forgets its outcome.
   void drain();
 

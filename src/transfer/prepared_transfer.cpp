@@ -207,9 +207,9 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
   state->plan = lower(state->pair.src, state->pair.dst, state->pair.selection);
   auto const& [src_layout, dst_layout] = std::tie(state->pair.src, state->pair.dst);
   if (is_remote) {
-    state->remote.emplace(make_remote_side(
-        state->pair, state->plan, src, dst,
-        state->bounce ? &state->bounce->endpoint.layout : nullptr));
+    state->remote.emplace(
+        make_remote_side(state->pair, state->plan, src, dst,
+                         state->bounce ? &state->bounce->endpoint.layout : nullptr));
     if (!state->options.timeout) { state->options.timeout = context->options().remote_timeout; }
   } else {
     if (is_host_reachable(src_layout) && is_host_reachable(dst_layout)) {
@@ -233,6 +233,9 @@ TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> s
   KVBM_EXPECTS(context != nullptr, ShuttingDown,
                "the manager of this prepared transfer was destroyed");
   check_blocks(*state_, src_blocks, dst_blocks);
+  auto const& pair = state_->pair;
+  if (pair.src_is_here) { context->impl().quarantine_->expect_free(pair.src, src_blocks); }
+  if (pair.dst_is_here) { context->impl().quarantine_->expect_free(pair.dst, dst_blocks); }
   for (auto const& peer : {state_->src_peer, state_->dst_peer}) {
     if (peer != nullptr) { peer->expect_alive(); }
   }

@@ -40,6 +40,7 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
   /// @pre begin() was true and finish() was not called
   [[nodiscard]] PreparedTransfer::State const& state() const noexcept { return *state_; }
   [[nodiscard]] TransferContext::Impl& context() const noexcept { return context_; }
+  [[nodiscard]] std::string const& description() const noexcept { return description_; }
   [[nodiscard]] std::span<BlockId const> src_blocks() const noexcept { return src_blocks_; }
   [[nodiscard]] std::span<BlockId const> dst_blocks() const noexcept { return dst_blocks_; }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -14,6 +16,9 @@
 #include "kvbm/layout/handle.hpp"
 #include "kvbm/layout/physical_layout.hpp"
 #include "kvbm/memory/disk_io.hpp"
+#include "kvbm/remote/metadata.hpp"
+#include "kvbm/remote/notices.hpp"
+#include "kvbm/remote/tier.hpp"
 #include "kvbm/transfer/context.hpp"
 #include "kvbm/transfer/integrity.hpp"
 #include "kvbm/transfer/kv_blocks.hpp"
@@ -60,8 +65,11 @@ class TransferManager {
   /// Makes a layout known under a new handle; ids count 0, 1, 2, ... and are reused only after
   /// every other. @throws Error(OutOfRange) the 65,537th layout at a time
   layout::LayoutHandle register_layout(layout::PhysicalLayout layout);
-  /// Forgets a layout (its memory lives while others hold the PhysicalLayout).
-  /// @throws Error(NotFound) unknown handle; Error(Busy) transfers in flight use it
+  /// Forgets a layout (its memory lives while others hold the PhysicalLayout). Where its metadata
+  /// was exported, the workers that imported it are told first, and have to confirm that nothing of
+  /// theirs touches it any more.
+  /// @throws Error(NotFound) unknown handle; Error(Busy) transfers in flight use it, or a worker
+  ///         did not confirm within remote_timeout: its memory must stay, try again later
   void unregister_layout(layout::LayoutHandle handle);
   /// @throws Error(NotFound) naming the handle: another manager's, stale, or reserved bits set
   [[nodiscard]] layout::PhysicalLayout layout(layout::LayoutHandle handle) const;
@@ -112,6 +120,42 @@ class TransferManager {
   /// Makes a disk layout's written blocks survive power loss; nothing to do for others.
   void sync(layout::LayoutHandle handle);
 
+  /// What a peer needs to reach a layout of this worker, with the tier that it is.
+  /// @throws Error(NotFound) no layout of this worker; Error(InvalidArgument) naming the tier that
+  ///         the layout's storage is
+  [[nodiscard]] remote::LogicalLayoutDescriptor build_logical_descriptor(
+      layout::LayoutHandle handle, remote::LogicalLayoutHandle tier) const;
+  /// How the wire reaches this worker. @throws UnsupportedError without a NIXL backend, as all of
+  ///         the following
+  [[nodiscard]] remote::WorkerAddress worker_address() const;
+  /// Everything that peers need to use these layouts; all layouts in memory by default.
+  /// @throws UnsupportedError one of the handles is no memory; Error(NotFound)
+  [[nodiscard]] remote::SerializedLayout export_metadata() const;
+  [[nodiscard]] remote::SerializedLayout export_metadata(
+      std::span<layout::LayoutHandle const> handles) const;
+  /// Meets the worker whose metadata this is: its handles can be used like this worker's own. Its
+  /// memory is mapped where both run on one machine and it shares it, else reached through NIXL.
+  /// @param metadata  untrusted  @return the worker's id
+  /// @throws like SerializedLayout::from_bytes; Error(AlreadyExists) imported already; PeerError
+  std::uint64_t import_metadata(std::span<std::byte const> metadata);
+  std::uint64_t import_metadata(remote::SerializedLayout const& metadata);
+  /// Forgets a worker and its handles; it can be imported again. Unknown ones are fine.
+  /// @throws Error(Busy) transfers in flight use its layouts
+  void unimport_worker(std::uint64_t worker_id);
+  /// Workers that are imported now.
+  [[nodiscard]] std::vector<std::uint64_t> imported_workers() const;
+  /// Handles of all imported layouts, ascending.
+  [[nodiscard]] std::vector<layout::LayoutHandle> imported_handles() const;
+  /// How an imported layout's memory is reached, in words, and why not better.
+  [[nodiscard]] std::string how_reached(layout::LayoutHandle handle) const;
+  /// The layout that a worker has in a tier: this worker's or an imported one's; the first one if
+  /// there are several. @throws Error(NotFound) naming worker and tier
+  [[nodiscard]] layout::LayoutHandle resolve(std::uint64_t worker_id,
+                                             remote::LogicalLayoutHandle tier) const;
+  /// Starts to receive the write notifications of peers' transfers into this worker's memory.
+  [[nodiscard]] remote::WriteNotices subscribe_write_notifications();
+  [[nodiscard]] remote::RemoteStats remote_stats() const;
+
   /// Streams, devices, events, copy threads.
   [[nodiscard]] transfer::TransferContext& context() const noexcept;
 
@@ -131,9 +175,21 @@ class TransferManager::Builder {
   Builder(Builder&&) noexcept;
   Builder& operator=(Builder&&) noexcept;
 
-  /// Use a NIXL backend, any number of times; build() throws UnsupportedError while this version
-  /// has no remote room.
+  /// Use a NIXL backend ("ucx", "posix", ...; any case), any number of times. With the first one
+  /// the manager becomes a worker among others, and its memory can be mapped by processes of the
+  /// same user on this machine. build() throws UnsupportedError where NIXL or the backend does not
+  /// load, and says what to install.
   Builder& nixl_backend(std::string name, std::map<std::string, std::string> parameters = {});
+  /// libnixl_capi.so; by default looked for, see remote/nixl_library.hpp.
+  Builder& nixl_library(std::filesystem::path path);
+  /// Name of this worker's NIXL agent, unique among those that meet; default made of worker_id.
+  Builder& agent_name(std::string name);
+  /// Host memory that peers may borrow to exchange blocks as dense images; default 64 MiB, 0: none.
+  Builder& landing_bytes(std::uint64_t bytes);
+  /// Of transfers with peers that name no timeout of their own, and for answers; default 30 s.
+  Builder& remote_timeout(std::chrono::nanoseconds timeout);
+  /// Whether memory of peers on this machine is mapped (default), or reached through NIXL as well.
+  Builder& map_peer_memory(bool map);
   /// Use this CUDA device; several calls, several devices, the first one's streams are the pools.
   /// build() throws UnsupportedError "no CUDA device: <reason>" without.
   Builder& cuda_device_id(DeviceId id);

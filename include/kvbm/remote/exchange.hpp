@@ -116,7 +116,7 @@ struct EtcdExchangeOptions {
   std::string prefix = "/kvbm/exchange/";
   /// How long an entry outlives a worker that died; etcd may raise it.
   std::chrono::seconds lease_ttl{10};
-  /// How long publish(), withdraw(), list() and a single look of fetch() may take.
+  /// How long etcd may take for one request, over all endpoints; a blob of n MiB takes n + 2.
   std::chrono::milliseconds request_timeout{5000};
   /// How long publish() waits for a name that somebody else has: a worker that is started again
   /// after a crash finds its own former entry until that one's lease runs out.

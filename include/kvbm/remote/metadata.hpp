@@ -42,9 +42,14 @@ struct LogicalLayoutDescriptor {
   layout::LayoutDescriptor layout;
   /// How a process of the same machine can map the regions: empty, or one entry a region.
   std::vector<std::optional<memory::SharedMemoryName>> shared;
+  bool is_gpu = false;  ///< Device memory that only a GPU's engines reach, not the emulated kind
 
   friend bool operator==(LogicalLayoutDescriptor const&, LogicalLayoutDescriptor const&) = default;
 };
+
+/// Describes a layout of this process under its handle, but for how it is shared.
+LogicalLayoutDescriptor describe_layout(layout::LayoutHandle handle,
+                                        layout::PhysicalLayout const& layout);
 
 /// Registered memory of a worker that its peers may use as bounce buffer on its side.
 struct LandingZone {

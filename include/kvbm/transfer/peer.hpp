@@ -73,11 +73,14 @@ class Peer {
   /// Lets the wire reach memory of ours for as long as the result lives.
   [[nodiscard]] virtual std::shared_ptr<void const> expose(memory::Region const& region) = 0;
 
-  /// Moves all runs. When it returns they have arrived and are visible where they went; when it
-  /// throws nothing touches local memory any more.
+  /// Moves all runs. When it returns they have arrived and are visible where they went. When it
+  /// throws, the wire may still read or write local memory, for as long as the peer keeps `hold`: a
+  /// network has no way to stop what a stopped peer may go on with when it wakes up.
+  /// @param hold  shares ownership of whatever must not be used otherwise until then
   /// @throws PeerError; CancelledError when `should_stop` said so
   virtual void move(WireDirection direction, WireMemory local, WireMemory remote,
-                    std::span<WireRun const> runs, ShouldStop const& should_stop) = 0;
+                    std::span<WireRun const> runs, std::shared_ptr<void const> const& hold,
+                    ShouldStop const& should_stop) = 0;
 
   /// Delivers `value` to the subscribers of the peer, exactly once, behind everything that was
   /// moved before.

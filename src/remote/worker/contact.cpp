@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "remote/worker/contact.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "kvbm/core/error.hpp"
+
+namespace kvbm::remote {
+namespace {
+
+/// Numbers that may come out of order; NIXL keeps the order, so a larger gap is nobody's mistake
+/// but a liar's.
+constexpr std::size_t kMaxAhead = 65536;
+
+std::optional<memory::ProcessWatch> watch(std::optional<memory::ProcessName> const& process) {
+  if (!process || !memory::is_same_machine(*process)) { return std::nullopt; }
+  return std::make_optional<memory::ProcessWatch>(*process);
+}
+
+}  // namespace
+
+Contact::Contact(std::shared_ptr<NixlAgent> agent, std::uint64_t own_id, std::uint64_t worker_id,
+                 WorkerAddress address, std::optional<memory::ProcessName> const& process)
+    : agent_(std::move(agent)),
+      own_id_(own_id),
+      worker_id_(worker_id),
+      agent_name_(std::move(address.agent_name)),
+      name_(fmt::format("worker {} (agent {})", worker_id, agent_name_)),
+      watch_(watch(process)),
+      metadata_(std::move(address.nixl_metadata)) {}
+
+Contact::~Contact() {
+  if (connected_) { agent_->forget_remote(agent_name_); }
+}
+
+void Contact::learn(WorkerAddress const& address) {
+  KVBM_EXPECTS(address.agent_name == agent_name_, Corrupt,
+               fmt::format("metadata of agent {} for {}", address.agent_name, name_));
+  std::lock_guard const lock(mutex_);
+  metadata_ = address.nixl_metadata;
+  connected_ = false;
+  connect_locked();
+}
+
+void Contact::expect_alive_locked() const {
+  if (!gone_.empty()) { throw PeerError(fmt::format("{} is gone: {}", name_, gone_)); }
+  if (watch_ && !watch_->is_alive()) {
+    throw PeerError(fmt::format("{} is gone: its process has ended", name_));
+  }
+}
+
+void Contact::expect_alive() const {
+  std::lock_guard const lock(mutex_);
+  expect_alive_locked();
+}
+
+void Contact::mark_gone(std::string reason) {
+  std::lock_guard const lock(mutex_);
+  if (gone_.empty()) { gone_ = std::move(reason); }
+}
+
+void Contact::connect_locked() {
+  if (connected_) { return; }
+  std::string const loaded = agent_->load_remote(metadata_);
+  if (loaded != agent_name_) {
+    agent_->forget_remote(loaded);
+    throw CorruptError(fmt::format("the metadata of {} is that of agent {}", name_, loaded));
+  }
+  connected_ = true;
+}
+
+void Contact::connect() {
+  std::lock_guard const lock(mutex_);
+  expect_alive_locked();
+  connect_locked();
+}
+
+void Contact::disconnect() noexcept {
+  std::lock_guard const lock(mutex_);
+  if (!connected_) { return; }
+  agent_->forget_remote(agent_name_);
+  connected_ = false;
+  ++generation_;
+}
+
+std::uint64_t Contact::generation() const {
+  std::lock_guard const lock(mutex_);
+  return generation_;
+}
+
+void Contact::send(MessageBody body) {
+  // Under the lock, so that numbers go out in their order.
+  std::lock_guard const lock(mutex_);
+  expect_alive_locked();
+  auto const bytes = Message{own_id_, next_sequence_, std::move(body)}.to_bytes();
+  for (bool again = true;; again = false) {
+    try {
+      connect_locked();
+      agent_->send(agent_name_, bytes);
+      ++next_sequence_;
+      return;
+    } catch (Error const& error) {
+      agent_->forget_remote(agent_name_);
+      connected_ = false;
+      ++generation_;
+      if (!again) {
+        throw PeerError(fmt::format("{} cannot be told anything: {}", name_, error.what()));
+      }
+    }
+  }
+}
+
+bool Contact::take_sequence(std::uint64_t sequence) {
+  std::lock_guard const lock(taken_mutex_);
+  if (sequence < taken_below_ || taken_above_.contains(sequence)) { return false; }
+  if (taken_above_.size() >= kMaxAhead) { return false; }
+  taken_above_.insert(sequence);
+  while (taken_above_.contains(taken_below_)) {
+    taken_above_.erase(taken_below_++);
+  }
+  return true;
+}
+
+}  // namespace kvbm::remote

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "kvbm/memory/arena.hpp"
+#include "remote/nixl/nixl_agent.hpp"
+#include "remote/worker/calls.hpp"
+#include "remote/worker/contact.hpp"
+#include "remote/worker/exposed_memory.hpp"
+#include "remote/worker/nixl_peer.hpp"
+#include "remote/worker/notice_queue.hpp"
+#include "remote/worker/remote_worker.hpp"
+#include "transfer/pipeline_workers.hpp"
+
+namespace kvbm::remote {
+
+class RemoteWorker::Impl {
+ public:
+  Impl(std::shared_ptr<transfer::TransferContext> const& context, RemoteOptions options,
+       RemoteHooks hooks);
+  ~Impl();
+  Impl(Impl const&) = delete;
+  Impl& operator=(Impl const&) = delete;
+
+  void add_layout(layout::LayoutHandle handle, layout::PhysicalLayout const& layout);
+  void remove_layout(layout::LayoutHandle handle);
+  SerializedLayout export_layouts(
+      std::vector<std::pair<layout::LayoutHandle, layout::PhysicalLayout>> const& layouts);
+  [[nodiscard]] WorkerAddress address() const;
+  std::vector<ImportedLayout> import_worker(SerializedLayout const& metadata);
+  void forget_worker(std::uint64_t worker_id);
+  WriteNotices subscribe() { return board_.subscribe(); }
+  [[nodiscard]] RemoteStats stats() const;
+  [[nodiscard]] std::vector<std::uint64_t> workers() const;
+
+ private:
+  using Lease = std::shared_ptr<memory::Arena::Lease>;
+
+  // The thread that takes messages, and what it does with them.
+  void run();
+  /// @return whether there was any
+  bool take_messages();
+  void take(NixlAgent::Message const& message);
+  void handle(std::shared_ptr<Contact> const& contact, Hello const& hello);
+  void handle(std::shared_ptr<Contact> const& contact, Farewell const& farewell);
+  void handle(std::shared_ptr<Contact> const& contact, WriteNotice const& notice);
+  void handle(std::shared_ptr<Contact> const& contact, Revoke const& revoke);
+  void handle(std::shared_ptr<Contact> const& contact, BorrowLanding const& borrow);
+  void handle(std::shared_ptr<Contact> const& contact, ReturnLanding const& given_back);
+  void handle(std::shared_ptr<Contact> const& contact, CopyImage const& copy);
+  void handle(std::shared_ptr<Contact> const& contact, Reply const& reply);
+  /// Answers a request; a worker that cannot be told is left alone.
+  static void reply(Contact& contact, Reply const& reply) noexcept;
+  /// Copies blocks to or from an image, on a thread that serves peers.
+  void copy_image(CopyImage const& copy, memory::Region const& landing);
+
+  /// The contact of a message's sender; makes or replaces it for a Hello. Null: a stranger.
+  std::shared_ptr<Contact> contact_of(NixlAgent::Message const& raw, Message const& message);
+  [[nodiscard]] std::shared_ptr<Contact> find_contact(std::uint64_t worker_id) const;
+  [[nodiscard]] std::vector<std::shared_ptr<Contact>> importers() const;
+  /// Takes back what was lent to workers that have ended, or to this one.
+  void reclaim_landing(std::optional<std::uint64_t> worker_id);
+
+  /// The regions of a peer's layout, mapped here, or why not.
+  std::optional<std::vector<memory::Region>> map_regions(SerializedLayout const& metadata,
+                                                         LogicalLayoutDescriptor const& layout,
+                                                         std::string& why_not) const;
+  ImportedLayout import_layout(SerializedLayout const& metadata,
+                               LogicalLayoutDescriptor const& layout,
+                               std::shared_ptr<transfer::Peer> const& peer) const;
+
+  std::weak_ptr<transfer::TransferContext> const context_;
+  std::shared_ptr<memory::MemorySource> const source_;
+  RemoteOptions const options_;
+  RemoteHooks const hooks_;
+  std::uint64_t const worker_id_;
+  std::optional<memory::ProcessName> process_;
+  std::shared_ptr<NixlAgent> agent_;
+  std::shared_ptr<ExposedMemory> exposed_;
+  std::shared_ptr<Calls> calls_ = std::make_shared<Calls>();
+  NoticeBoard board_;
+
+  mutable std::mutex mutex_;
+  struct Exposure {
+    std::shared_ptr<void const> registration;
+    bool exported = false;
+  };
+  std::map<layout::LayoutHandle, Exposure> exposures_;
+  std::map<std::uint64_t, std::shared_ptr<Contact>> contacts_;      ///< by worker id
+  std::map<std::uint64_t, std::shared_ptr<transfer::Peer>> peers_;  ///< imported, by worker id
+  std::set<std::uint64_t> importers_;                               ///< that said hello
+
+  std::optional<memory::Arena> landing_;
+  std::shared_ptr<void const> landing_registration_;
+  std::mutex lent_mutex_;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, Lease> lent_;  ///< by worker and address
+
+  std::atomic<std::uint64_t> num_notifications_{0};
+  std::atomic<std::uint64_t> num_undelivered_{0};
+  std::atomic<std::uint64_t> num_foreign_{0};
+  std::atomic<std::uint64_t> num_duplicates_{0};
+  std::atomic<std::uint64_t> num_images_{0};
+
+  std::unique_ptr<transfer::PipelineWorkers> servers_;  ///< copy images for peers
+  std::mutex stop_mutex_;
+  std::condition_variable stop_changed_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace kvbm::remote
