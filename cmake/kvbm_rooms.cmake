@@ -20,6 +20,8 @@ set(_kvbm_external_fmt::fmt "package:fmt")
 set(_kvbm_external_spdlog::spdlog "package:spdlog")
 set(_kvbm_external_Threads::Threads "package:Threads")
 set(_kvbm_external_PkgConfig::liburing "pkgconfig:liburing")
+set(_kvbm_external_PkgConfig::libcurl "pkgconfig:libcurl")
+set(_kvbm_external_PkgConfig::libcrypto "pkgconfig:libcrypto")
 set(_kvbm_external_PkgConfig::libxxhash "pkgconfig:libxxhash")
 set(_kvbm_external_PkgConfig::numa "pkgconfig:numa")
 set(_kvbm_external_CUDA::cudart_static "cuda:cudart_static")
@@ -67,6 +69,12 @@ function(_kvbm_resolve_links out_links)
     if(library STREQUAL "PkgConfig::liburing" AND NOT KVBM_WITH_URING)
       continue()
     endif()
+    if(library STREQUAL "PkgConfig::libcurl" AND NOT KVBM_WITH_CURL)
+      continue()
+    endif()
+    if(library STREQUAL "PkgConfig::libcrypto" AND NOT KVBM_WITH_CRYPTO)
+      continue()
+    endif()
     if(library MATCHES "^CUDA::" AND NOT KVBM_WITH_CUDA)
       continue()
     endif()
@@ -93,8 +101,8 @@ endfunction()
 #
 # Defines kvbm_<room> with the alias kvbm::<room>. Every header in include/kvbm/<room> is public,
 # installed, and checked to compile alone (target all_verify_interface_header_sets).
-# Sources see KVBM_HAVE_URING and KVBM_HAVE_CUDA as 0 or 1. In LINKS, PkgConfig::liburing and CUDA::*
-# may be named always; they count where the build has them.
+# Sources see KVBM_HAVE_URING and KVBM_HAVE_CUDA as 0 or 1. In LINKS, PkgConfig::liburing, libcurl,
+# libcrypto and CUDA::* may be named always; they count where the build has them.
 function(kvbm_add_room room)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;DEPENDS;LINKS"
   )

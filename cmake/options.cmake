@@ -33,6 +33,8 @@ endfunction()
 
 _kvbm_declare_feature(CUDA AUTO "CUDA kernels and devices")
 _kvbm_declare_feature(URING AUTO "io_uring for the disk tier")
+_kvbm_declare_feature(CURL AUTO "libcurl, to exchange metadata over etcd")
+_kvbm_declare_feature(CRYPTO AUTO "libcrypto, to exchange metadata over TCP")
 _kvbm_declare_feature(PYTHON AUTO "the Python extension kvbm_cpp")
 _kvbm_declare_feature(CLI AUTO "the command line program kvbm")
 
@@ -71,6 +73,29 @@ if(NOT KVBM_ENABLE_URING STREQUAL "OFF")
   endif()
 endif()
 _kvbm_decide_feature(URING ${_available} "${_reason}")
+
+# --- libcurl and libcrypto
+set(_available OFF)
+set(_reason "libcurl4-openssl-dev not found")
+if(NOT KVBM_ENABLE_CURL STREQUAL "OFF")
+  pkg_check_modules(libcurl QUIET IMPORTED_TARGET libcurl>=7.85)
+  if(TARGET PkgConfig::libcurl)
+    set(_available ON)
+    set(_reason "libcurl ${libcurl_VERSION}")
+  endif()
+endif()
+_kvbm_decide_feature(CURL ${_available} "${_reason}")
+
+set(_available OFF)
+set(_reason "libssl-dev not found")
+if(NOT KVBM_ENABLE_CRYPTO STREQUAL "OFF")
+  pkg_check_modules(libcrypto QUIET IMPORTED_TARGET libcrypto>=3.0)
+  if(TARGET PkgConfig::libcrypto)
+    set(_available ON)
+    set(_reason "libcrypto ${libcrypto_VERSION}")
+  endif()
+endif()
+_kvbm_decide_feature(CRYPTO ${_available} "${_reason}")
 
 # --- Python: part of a wheel build; a plain build of the library does not need an interpreter.
 set(_available OFF)
