@@ -15,6 +15,7 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/testing/failure.hpp"
+#include "unit/remote/etcd_server.hpp"
 #include "unit/remote/exchange_places.hpp"
 
 namespace kvbm::remote::test {
@@ -61,7 +62,7 @@ class Exchange : public ::testing::Test {
   std::unique_ptr<Place> place_;
 };
 
-using Places = ::testing::Types<InProcessPlace, FolderPlace>;
+using Places = ::testing::Types<InProcessPlace, FolderPlace, TcpPlace, EtcdPlace>;
 TYPED_TEST_SUITE(Exchange, Places);
 
 TYPED_TEST(Exchange, FetchesWhatAnotherOnePublished) {

@@ -2,11 +2,9 @@
 //
 // A worker that publishes and fetches what its input says, for tests of exchanges over processes.
 //
-// usage: exchange_peer folder PATH
-// lines: publish NAME BYTES SEED | withdraw NAME | fetch NAME TIMEOUT_MS | list
+// usage: exchange_peer folder PATH | tcp PEERS... | etcd ENDPOINT PREFIX TTL_SECONDS
+// lines: publish NAME BYTES SEED | withdraw NAME | fetch NAME TIMEOUT_MS | list | address
 // Every line is answered by "ok ..." or "error CODE MESSAGE"; it ends with its input.
-#include <signal.h>
-
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -24,6 +22,20 @@ using namespace kvbm::remote;
 std::shared_ptr<MetadataExchange> make_exchange(int argc, char** argv) {
   std::string const kind = argc > 1 ? argv[1] : "";
   if (kind == "folder" && argc == 3) { return make_folder_exchange(argv[2]); }
+  if (kind == "tcp") {
+    TcpExchangeOptions options;
+    options.bind_address = "127.0.0.1";
+    options.token = test::kTestToken;
+    options.peers.assign(argv + 2, argv + argc);
+    return make_tcp_exchange(options);
+  }
+  if (kind == "etcd" && argc == 5) {
+    EtcdExchangeOptions options;
+    options.endpoints = {argv[2]};
+    options.prefix = argv[3];
+    options.lease_ttl = std::chrono::seconds(std::stoi(argv[4]));
+    return make_etcd_exchange(options);
+  }
   return nullptr;
 }
 
@@ -54,6 +66,10 @@ std::string obey(MetadataExchange& exchange, std::string const& line) {
       names += " " + known;
     }
     return names;
+  }
+  if (what == "address") {
+    auto const* const tcp = dynamic_cast<TcpExchange const*>(&exchange);
+    return tcp == nullptr ? "error no address" : "ok " + tcp->address();
   }
   return "error what?";
 }

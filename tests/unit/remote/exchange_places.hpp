@@ -51,4 +51,28 @@ class FolderPlace {
   testing::TempFolder folder_;
 };
 
+inline constexpr char const* kTestToken = "a token for the tests";
+
+class TcpPlace {
+ public:
+  static std::string why_skipped() { return {}; }
+  std::shared_ptr<TcpExchange> owner() {
+    TcpExchangeOptions options;
+    options.bind_address = "127.0.0.1";
+    options.token = kTestToken;
+    for (auto const& weak : owners_) {
+      if (auto const other = weak.lock()) { options.peers.push_back(other->address()); }
+    }
+    auto exchange = make_tcp_exchange(options);
+    for (auto const& weak : owners_) {
+      if (auto const other = weak.lock()) { other->add_peer(exchange->address()); }
+    }
+    owners_.push_back(exchange);
+    return exchange;
+  }
+
+ private:
+  std::vector<std::weak_ptr<TcpExchange>> owners_;
+};
+
 }  // namespace kvbm::remote::test

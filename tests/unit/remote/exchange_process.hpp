@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <fcntl.h>
 
 #include <array>
 #include <cstdio>
@@ -72,6 +71,12 @@ class LineProcess {
   [[nodiscard]] pid_t pid() const { return pid_; }
   void kill_now() const {
     if (pid_ > 0) { ::kill(pid_, SIGKILL); }
+  }
+  [[nodiscard]] bool is_running() const {
+    siginfo_t info{};
+    return pid_ > 0 &&
+           waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT | WNOHANG) == 0 &&
+           info.si_pid == 0;
   }
   /// Its wait status, after it ended.
   int reap() {
