@@ -269,6 +269,7 @@ class Generator {
     auto placed = place(std::move(shaped), kind, device_id,
                         4096 * between(1, std::uint64_t{1} << 40U), stride);
     LogicalLayoutDescriptor result{handle, tier_of(kind), std::move(placed), {}};
+    result.is_gpu = is_device && coin();
     if (may_share && coin() && kind != StorageKind::Disk) {
       auto const use_ipc = is_device && coin();
       for (std::uint64_t i = 0; i < result.layout.regions.size(); ++i) {

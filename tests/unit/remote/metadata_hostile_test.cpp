@@ -293,6 +293,9 @@ INSTANTIATE_TEST_SUITE_P(
                     text.insert(1, " ");
                   },
                   {"layouts[0]", "written"}},
+        FieldCase{"GpuIsFalse", [](json& v) { v["layouts"][0]["gpu"] = false; }, {"gpu"}},
+        FieldCase{"GpuIsANumber", [](json& v) { v["layouts"][0]["gpu"] = 1; }, {"gpu"}},
+        FieldCase{"GpuOfHostMemory", [](json& v) { v["layouts"][1]["gpu"] = true; }, {"gpu"}},
         FieldCase{"DimensionOfAContiguousLayout",
                   in_layout(1, [](json& l) { l["block_dimension"] = "Second"; }),
                   {"layouts[1]", "block_dimension"}},
