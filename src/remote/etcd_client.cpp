@@ -27,8 +27,8 @@ constexpr std::string_view kDigits =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 std::string to_base64(std::string_view bytes) {
-  std::string text;
-  text.reserve((bytes.size() + 2) / 3 * 4);
+  std::string text((bytes.size() + 2) / 3 * 4, '=');
+  char* out = text.data();
   for (std::size_t at = 0; at < bytes.size(); at += 3) {
     std::size_t const count = std::min<std::size_t>(3, bytes.size() - at);
     std::uint32_t group = 0;
@@ -36,8 +36,9 @@ std::string to_base64(std::string_view bytes) {
       group = group << 8U | (i < count ? static_cast<unsigned char>(bytes[at + i]) : 0U);
     }
     for (std::size_t i = 0; i < 4; ++i) {
-      text += i <= count ? kDigits[group >> (18 - 6 * i) & 63U] : '=';
+      if (i <= count) { out[i] = kDigits[group >> (18 - 6 * i) & 63U]; }
     }
+    out += 4;
   }
   return text;
 }

@@ -12,6 +12,7 @@
 #include <array>
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -161,7 +162,12 @@ class EtcdExchange final : public MetadataExchange {
 
   Publication put_under(std::int64_t lease, std::string const& name, Blob const& metadata,
                         Deadline const& deadline) {
-    auto head = store_.upload(name, *metadata, lease);
+    std::function<void()> stay_alive;
+    if (std::this_thread::get_id() == keeper_.get_id()) {
+      // The keeper itself is busy here, and nobody else keeps its lease alive.
+      stay_alive = [&] { client_.keep_alive(lease, options_.request_timeout); };
+    }
+    auto head = store_.upload(name, *metadata, lease, stay_alive);
     head.owner_id = owner_id_;
     head.owner = owner_;
     try {
@@ -254,15 +260,15 @@ class EtcdExchange final : public MetadataExchange {
 
   /// Publishes again what hung on a lease that ran out.
   void put_strays_back() {
-    std::lock_guard const publishing_lock(publishing_);
+    // A publish() that waits for a name must not keep this thread from the lease.
+    std::unique_lock const publishing_lock(publishing_, std::try_to_lock);
+    if (!publishing_lock.owns_lock()) { return; }
     for (auto at = published_.begin(); at != published_.end();) {
       {
         std::lock_guard const lock(mutex_);
         if (is_stopping_) { return; }
       }
       auto const lease = current_lease();
-      // Uploads take their time, in which nobody else keeps the new lease alive.
-      client_.keep_alive(lease, options_.request_timeout);
       try {
         if (at->second.lease != lease) {
           at->second = put(at->first, at->second.metadata, Deadline(milliseconds::zero()));

@@ -72,13 +72,14 @@ std::string EtcdStore::chunk_key(std::string const& name, std::uint64_t upload,
 }
 
 EtcdStore::Head EtcdStore::upload(std::string const& name, std::span<std::byte const> metadata,
-                                  std::int64_t lease) {
+                                  std::int64_t lease, std::function<void()> const& before_chunk) {
   Head head;
   head.upload = random_id();
   head.bytes = metadata.size();
   head.checksum = checksum_bytes(metadata.data(), metadata.size());
   std::string_view const all(reinterpret_cast<char const*>(metadata.data()), metadata.size());
   for (std::size_t i = 0; i < num_chunks(head.bytes); ++i) {
+    if (before_chunk) { before_chunk(); }
     client_.put(chunk_key(name, head.upload, i), all.substr(i * kChunkBytes, kChunkBytes), lease);
   }
   return head;

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -37,8 +38,11 @@ class EtcdStore {
   /// @param prefix  ends with '/'
   EtcdStore(EtcdClient& client, std::string prefix) : client_(client), prefix_(std::move(prefix)) {}
 
-  /// Puts the chunks of a new upload. @return its head, for take()
-  Head upload(std::string const& name, std::span<std::byte const> metadata, std::int64_t lease);
+  /// Puts the chunks of a new upload.
+  /// @param before_chunk  called before each of them; may be empty
+  /// @return its head, for take()
+  Head upload(std::string const& name, std::span<std::byte const> metadata, std::int64_t lease,
+              std::function<void()> const& before_chunk = {});
   void remove_upload(std::string const& name, std::uint64_t upload);
   /// Puts the head when the one that is there was last changed at `revision`; 0: when none is.
   TakeResult take(std::string const& name, Head const& head, std::int64_t lease,

@@ -210,10 +210,11 @@ class UnwellEtcd : public ::testing::Test {
       at(kNobody);
     } catch (UnsupportedError const& error) { GTEST_SKIP() << error.what(); }
   }
-  static std::shared_ptr<MetadataExchange> at(std::string const& endpoint) {
+  static std::shared_ptr<MetadataExchange> at(std::string const& endpoint,
+                                              std::chrono::milliseconds timeout = 200ms) {
     EtcdExchangeOptions options;
     options.endpoints = {endpoint};
-    options.request_timeout = 200ms;
+    options.request_timeout = timeout;
     return make_etcd_exchange(options);
   }
   static void expect_everywhere(std::string const& endpoint, ErrorCode code) {
@@ -256,7 +257,7 @@ TEST_F(UnwellEtcd, GarbageIsCorrupt) {
 TEST_F(UnwellEtcd, AnAnswerWithoutEndIsCutOff) {
   std::string const header = "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n";
   RawServer const endless("", header + std::string(5 << 20, ' '));
-  auto const a = at("http://" + endless.address());
+  auto const a = at("http://" + endless.address(), kPatience);
   EXPECT_THAT(error_of([&] { a->list(); }, ErrorCode::Corrupt), HasSubstr("longer than"));
 }
 

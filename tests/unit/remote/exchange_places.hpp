@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kvbm/core/error.hpp"
 #include "kvbm/core/types.hpp"
 #include "kvbm/remote/exchange.hpp"
 #include "kvbm/testing/temp_folder.hpp"
@@ -55,7 +56,15 @@ inline constexpr char const* kTestToken = "a token for the tests";
 
 class TcpPlace {
  public:
-  static std::string why_skipped() { return {}; }
+  /// A build without libcrypto has none, and says so.
+  static std::string why_skipped() {
+    try {
+      TcpExchangeOptions options;
+      options.token = kTestToken;
+      make_tcp_exchange(options);
+    } catch (UnsupportedError const& error) { return error.what(); }
+    return {};
+  }
   std::shared_ptr<TcpExchange> owner() {
     TcpExchangeOptions options;
     options.bind_address = "127.0.0.1";

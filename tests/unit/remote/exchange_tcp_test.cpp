@@ -55,7 +55,15 @@ std::string error_of(std::function<void()> const& call, ErrorCode code) {
   return {};
 }
 
-TEST(TcpExchange, ServesOnAFreePortThatItTells) {
+class ExchangeOverTcp : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string const reason = TcpPlace::why_skipped();
+    if (!reason.empty()) { GTEST_SKIP() << reason; }
+  }
+};
+
+TEST_F(ExchangeOverTcp, ServesOnAFreePortThatItTells) {
   auto const a = make_tcp_exchange(serving());
   EXPECT_THAT(a->address(), StartsWith("127.0.0.1:"));
   EXPECT_NE(port_of(a->address()), 0);
@@ -65,14 +73,14 @@ TEST(TcpExchange, ServesOnAFreePortThatItTells) {
               HasSubstr(std::to_string(options.port)));
 }
 
-TEST(TcpExchange, IsOffUnlessAnAddressIsGiven) {
+TEST_F(ExchangeOverTcp, IsOffUnlessAnAddressIsGiven) {
   auto const a = make_tcp_exchange(asking({}));
   EXPECT_EQ(a->address(), "");
   EXPECT_THAT(error_of([&] { a->publish("w", {}); }, ErrorCode::InvalidArgument),
               HasSubstr("bind_address"));
 }
 
-TEST(TcpExchange, RefusesBadOptions) {
+TEST_F(ExchangeOverTcp, RefusesBadOptions) {
   auto const refuse = [](auto change, std::string const& field) {
     TcpExchangeOptions options = serving();
     change(options);
@@ -104,7 +112,7 @@ TEST(TcpExchange, RefusesBadOptions) {
   }
 }
 
-TEST(TcpExchange, ReachesPeersByNameAndOverVersion6) {
+TEST_F(ExchangeOverTcp, ReachesPeersByNameAndOverVersion6) {
   auto const a = make_tcp_exchange(serving());
   a->publish("w", make_blob(10, 1));
   std::string const by_name = "localhost:" + std::to_string(port_of(a->address()));
@@ -124,7 +132,7 @@ TEST(TcpExchange, ReachesPeersByNameAndOverVersion6) {
   EXPECT_EQ(make_tcp_exchange(asking({b->address()}))->fetch("six", kPatience), make_blob(10, 2));
 }
 
-TEST(TcpExchange, ATokenThatDiffersIsSaidAndNothingElse) {
+TEST_F(ExchangeOverTcp, ATokenThatDiffersIsSaidAndNothingElse) {
   auto const a = make_tcp_exchange(serving());
   a->publish("w", make_blob(10, 1));
   auto options = serving({a->address()});
@@ -141,7 +149,7 @@ TEST(TcpExchange, ATokenThatDiffersIsSaidAndNothingElse) {
   EXPECT_EQ(make_tcp_exchange(asking({a->address()}))->fetch("w", kPatience), make_blob(10, 1));
 }
 
-TEST(TcpExchange, AnImpostorDoesNotGetThroughWithoutTheToken) {
+TEST_F(ExchangeOverTcp, AnImpostorDoesNotGetThroughWithoutTheToken) {
   std::string const challenge = "KVBMTCP1" + std::string(32, 'n');
   RawServer const impostor(challenge, "A" + std::string(32, '\0'));
   auto const a = make_tcp_exchange(asking({impostor.address()}));
@@ -149,7 +157,7 @@ TEST(TcpExchange, AnImpostorDoesNotGetThroughWithoutTheToken) {
               HasSubstr("does not know our token"));
 }
 
-TEST(TcpExchange, WhoDoesNotKnowTheTokenLearnsNothing) {
+TEST_F(ExchangeOverTcp, WhoDoesNotKnowTheTokenLearnsNothing) {
   auto const a = make_tcp_exchange(serving());
   a->publish("secret-name", make_blob(10, 1));
   int const fd = connect_to(port_of(a->address()));
@@ -162,7 +170,7 @@ TEST(TcpExchange, WhoDoesNotKnowTheTokenLearnsNothing) {
   EXPECT_EQ(answer.substr(40), "D" + std::string(32, '\0'));
 }
 
-TEST(TcpExchange, RefusesGarbage) {
+TEST_F(ExchangeOverTcp, RefusesGarbage) {
   auto const a = make_tcp_exchange(serving());
   a->publish("w", make_blob(10, 1));
   for (std::string const& garbage :
@@ -178,7 +186,7 @@ TEST(TcpExchange, RefusesGarbage) {
   EXPECT_EQ(make_tcp_exchange(asking({a->address()}))->fetch("w", kPatience), make_blob(10, 1));
 }
 
-TEST(TcpExchange, DropsHalfOpenConnectionsAndKeepsToItsLimit) {
+TEST_F(ExchangeOverTcp, DropsHalfOpenConnectionsAndKeepsToItsLimit) {
   auto options = serving();
   options.max_connections = 3;
   options.io_timeout = 300ms;
@@ -198,7 +206,7 @@ TEST(TcpExchange, DropsHalfOpenConnectionsAndKeepsToItsLimit) {
   EXPECT_EQ(make_tcp_exchange(asking({a->address()}))->fetch("w", kPatience), make_blob(10, 1));
 }
 
-TEST(TcpExchange, IsNotHeldUpByPeersThatAreSilentGoneOrTalkGarbage) {
+TEST_F(ExchangeOverTcp, IsNotHeldUpByPeersThatAreSilentGoneOrTalkGarbage) {
   auto const a = make_tcp_exchange(serving());
   a->publish("w", make_blob(10, 1));
   RawServer const silent("", "");
@@ -217,7 +225,7 @@ TEST(TcpExchange, IsNotHeldUpByPeersThatAreSilentGoneOrTalkGarbage) {
   error_of([&] { b->fetch("nobody", 0ms); }, ErrorCode::Timeout);
 }
 
-TEST(TcpExchange, SaysWhyAPeerDidNotAnswer) {
+TEST_F(ExchangeOverTcp, SaysWhyAPeerDidNotAnswer) {
   auto const why = [](std::string const& peer) {
     auto options = asking({peer});
     options.io_timeout = 100ms;
@@ -235,7 +243,7 @@ TEST(TcpExchange, SaysWhyAPeerDidNotAnswer) {
   why(silent.address());
 }
 
-TEST(TcpExchange, FindsPeersThatAreAddedOrStartWhileItWaits) {
+TEST_F(ExchangeOverTcp, FindsPeersThatAreAddedOrStartWhileItWaits) {
   auto const a = make_tcp_exchange(asking({}));
   auto added = std::async(std::launch::async, [&] { return a->fetch("w", kPatience); });
   auto const b = make_tcp_exchange(serving());
@@ -245,7 +253,7 @@ TEST(TcpExchange, FindsPeersThatAreAddedOrStartWhileItWaits) {
   EXPECT_EQ(added.get(), make_blob(10, 1));
 }
 
-TEST(TcpExchange, CrossesProcesses) {
+TEST_F(ExchangeOverTcp, CrossesProcesses) {
   auto const here = make_tcp_exchange(serving());
   LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp", here->address()});
   std::string const answer = there.ask("address");
@@ -265,7 +273,7 @@ TEST(TcpExchange, CrossesProcesses) {
   EXPECT_EQ(here->fetch("there", kPatience), make_blob(7, 7));
 }
 
-TEST(TcpExchange, AStoppedPeerCostsNoMoreThanTheTimeout) {
+TEST_F(ExchangeOverTcp, AStoppedPeerCostsNoMoreThanTheTimeout) {
   LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp"});
   std::string const address = there.ask("address").substr(3);
   ASSERT_EQ(there.ask("publish there 1000 5"), "ok");
@@ -282,7 +290,7 @@ TEST(TcpExchange, AStoppedPeerCostsNoMoreThanTheTimeout) {
 }
 
 /// Two ends of a connection in one thread.
-class TcpStreams : public ::testing::Test {
+class TcpStreams : public ExchangeOverTcp {
  protected:
   void connect(SecretKey const& server_token, SecretKey const& client_token) {
     std::array<int, 2> ends{};
