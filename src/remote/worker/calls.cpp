@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "remote/worker/calls.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
@@ -40,6 +41,7 @@ std::optional<Reply> Calls::Call::wait_until(std::chrono::steady_clock::time_poi
     if (owner_.closed_) {
       throw PeerError(contact_->name() + " cannot answer: this worker is shutting down");
     }
+    if (given_up_) { throw PeerError(contact_->name() + " has left and will not answer"); }
     contact_->expect_alive();
     auto const now = std::chrono::steady_clock::now();
     if (now >= deadline) { return std::nullopt; }
@@ -53,6 +55,14 @@ void Calls::answer(std::uint64_t worker_id, Reply reply) {
   auto const found = waiting_.find(reply.request);
   if (found == waiting_.end() || found->second->contact_->worker_id() != worker_id) { return; }
   found->second->reply_ = std::move(reply);
+  answered_.notify_all();
+}
+
+void Calls::give_up(std::uint64_t worker_id) {
+  std::lock_guard const lock(mutex_);
+  for (auto& [id, call] : waiting_) {
+    if (call->contact_->worker_id() == worker_id) { call->given_up_ = true; }
+  }
   answered_.notify_all();
 }
 

@@ -41,10 +41,13 @@ class Calls {
     std::shared_ptr<Contact> const contact_;
     std::uint64_t id_ = 0;
     std::optional<Reply> reply_;
+    bool given_up_ = false;
   };
 
   /// Hands a reply to whoever waits for it; only the worker that was asked may answer.
   void answer(std::uint64_t worker_id, Reply reply);
+  /// Fails what waits for this worker: it will not answer. Others go on.
+  void give_up(std::uint64_t worker_id);
   /// Fails all that wait, now and later.
   void close();
   /// Whether anybody waits.

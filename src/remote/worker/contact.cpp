@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
@@ -13,6 +14,9 @@ namespace {
 /// Numbers that may come out of order; NIXL keeps the order, so a larger gap is nobody's mistake
 /// but a liar's.
 constexpr std::size_t kMaxAhead = 65536;
+/// Messages that a worker may leave lying, and after how many it is told how far we are.
+constexpr std::uint64_t kMaxUntaken = 4096;
+constexpr std::uint64_t kTellEvery = 512;
 
 std::optional<memory::ProcessWatch> watch(std::optional<memory::ProcessName> const& process) {
   if (!process || !memory::is_same_machine(*process)) { return std::nullopt; }
@@ -94,12 +98,18 @@ void Contact::send(MessageBody body) {
   // Under the lock, so that numbers go out in their order.
   std::lock_guard const lock(mutex_);
   expect_alive_locked();
-  auto const bytes = Message{own_id_, next_sequence_, std::move(body)}.to_bytes();
+  bool const is_count = std::holds_alternative<Taken>(body);
+  if (next_sequence_ - acknowledged_ > kMaxUntaken && !is_count) {
+    throw PeerError(fmt::format(
+        "{} has not taken the last {} messages: it is stopped or overloaded", name_, kMaxUntaken));
+  }
+  auto const bytes = Message{own_id_, next_sequence_, taken_below_ - 1, std::move(body)}.to_bytes();
   for (bool again = true;; again = false) {
     try {
       connect_locked();
       agent_->send(agent_name_, bytes);
       ++next_sequence_;
+      told_ = taken_below_ - 1;
       return;
     } catch (Error const& error) {
       agent_->forget_remote(agent_name_);
@@ -112,8 +122,11 @@ void Contact::send(MessageBody body) {
   }
 }
 
-bool Contact::take_sequence(std::uint64_t sequence) {
-  std::lock_guard const lock(taken_mutex_);
+bool Contact::take(Message const& message) {
+  std::lock_guard const lock(mutex_);
+  // A liar may say anything here: it only ever hurts itself.
+  acknowledged_ = std::max(acknowledged_, std::min(message.taken, next_sequence_ - 1));
+  std::uint64_t const sequence = message.sequence;
   if (sequence < taken_below_ || taken_above_.contains(sequence)) { return false; }
   if (taken_above_.size() >= kMaxAhead) { return false; }
   taken_above_.insert(sequence);
@@ -121,6 +134,11 @@ bool Contact::take_sequence(std::uint64_t sequence) {
     taken_above_.erase(taken_below_++);
   }
   return true;
+}
+
+bool Contact::owes_count() const {
+  std::lock_guard const lock(mutex_);
+  return taken_below_ - 1 - told_ >= kTellEvery;
 }
 
 }  // namespace kvbm::remote

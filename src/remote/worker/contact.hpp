@@ -51,12 +51,15 @@ class Contact {
   /// Counts disconnections: what was agreed before one may not hold behind it.
   [[nodiscard]] std::uint64_t generation() const;
 
-  /// Sends behind everything that was sent before; connects again once if it has to.
+  /// Sends behind everything that was sent before; connects again once if it has to. A worker that
+  /// takes nothing is sent no more than a few thousand messages: UCX would queue without limit.
   /// @throws PeerError naming the worker
   void send(MessageBody body);
 
-  /// Whether a message with this number is new: each is taken once.
-  [[nodiscard]] bool take_sequence(std::uint64_t sequence);
+  /// Notes what a message says. @return whether it is new: each is taken once
+  [[nodiscard]] bool take(Message const& message);
+  /// Whether the worker should be told what was taken, because nothing else told it for long.
+  [[nodiscard]] bool owes_count() const;
 
  private:
   /// @pre  mutex_ is held
@@ -76,8 +79,9 @@ class Contact {
   std::string gone_;  ///< why; empty: as far as we know it lives
   std::uint64_t generation_ = 0;
   std::uint64_t next_sequence_ = 1;
+  std::uint64_t acknowledged_ = 0;  ///< the worker has taken so many of ours
+  std::uint64_t told_ = 0;          ///< it knows that we have taken so many of its
 
-  std::mutex taken_mutex_;
   std::uint64_t taken_below_ = 1;        ///< all smaller numbers were taken
   std::set<std::uint64_t> taken_above_;  ///< and these
 };

@@ -116,7 +116,10 @@ IndexRange range(json const& value, char const* name) {
 
 json to_value(Hello const& hello) {
   auto const address = hello.address.to_bytes();
-  json value{{"type", "hello"}};
+  json value{{"type", "hello"},
+             {"request", hello.request},
+             {"receiver", hello.receiver},
+             {"layouts", hello.layout_ids}};
   json::binary_t bytes;
   for (std::byte const byte : address) {
     bytes.push_back(static_cast<std::uint8_t>(byte));
@@ -132,6 +135,12 @@ json to_value(Hello const& hello) {
 
 Hello hello_from(json const& value) {
   Hello hello;
+  hello.request = number(value, "request");
+  hello.receiver = number(value, "receiver");
+  for (BlockId const id : ids(value, "layouts")) {
+    if (id > std::numeric_limits<std::uint16_t>::max()) { refuse("layouts", "holds no layout id"); }
+    hello.layout_ids.push_back(static_cast<std::uint16_t>(id));
+  }
   json const& address = field(value, "address");
   if (!address.is_binary()) { refuse("address", "is not a byte string"); }
   hello.address = WorkerAddress::from_bytes(std::as_bytes(std::span(address.get_binary())));
@@ -151,6 +160,7 @@ Hello hello_from(json const& value) {
   return hello;
 }
 
+json to_value(Taken const& /*taken*/) { return {{"type", "taken"}}; }
 json to_value(Farewell const& farewell) {
   return {{"type", "farewell"}, {"shuts_down", farewell.shuts_down}};
 }
@@ -234,6 +244,7 @@ MessageBody body_from(json const& value) {
   if (type == "return") { return ReturnLanding{number(value, "address")}; }
   if (type == "image") { return image_from(value); }
   if (type == "reply") { return reply_from(value); }
+  if (type == "taken") { return Taken{}; }
   refuse("type", "is unknown");
 }
 
@@ -243,6 +254,7 @@ std::vector<std::byte> Message::to_bytes() const {
   json value = std::visit([](auto const& given) { return to_value(given); }, body);
   value["from"] = worker_id;
   value["sequence"] = sequence;
+  value["taken"] = taken;
   return detail::seal(kEnvelope, value);
 }
 
@@ -257,6 +269,7 @@ Message Message::from_bytes(std::span<std::byte const> bytes) {
   Message message;
   message.worker_id = number(value, "from");
   message.sequence = number(value, "sequence");
+  message.taken = number(value, "taken");
   message.body = body_from(value);
   return message;
 }

@@ -18,8 +18,12 @@
 /// What workers tell each other beside moving memory: each message is a NIXL notification.
 namespace kvbm::remote {
 
-/// The first message of a worker that imported the receiver: how to answer.
+/// The first message of a worker that imports the receiver: how to answer, and which of the
+/// receiver's layouts it means to use.
 struct Hello {
+  std::uint64_t request = 0;
+  std::uint64_t receiver = 0;  ///< worker id that the metadata named
+  std::vector<std::uint16_t> layout_ids;
   WorkerAddress address;
   std::optional<memory::ProcessName> process;
   friend bool operator==(Hello const&, Hello const&) = default;
@@ -82,8 +86,13 @@ struct Reply {
   friend bool operator==(Reply const&, Reply const&) = default;
 };
 
+/// Nothing but the count of messages taken, which every message carries.
+struct Taken {
+  friend bool operator==(Taken const&, Taken const&) = default;
+};
+
 using MessageBody = std::variant<Hello, Farewell, WriteNotice, Revoke, BorrowLanding, ReturnLanding,
-                                 CopyImage, Reply>;
+                                 CopyImage, Reply, Taken>;
 
 struct Message {
   static constexpr std::uint32_t kVersion = 1;
@@ -91,6 +100,7 @@ struct Message {
 
   std::uint64_t worker_id = 0;  ///< of the sender
   std::uint64_t sequence = 0;   ///< counts what the sender sent to this receiver, from 1
+  std::uint64_t taken = 0;      ///< messages of the receiver that the sender has taken
   MessageBody body;
 
   /// Sealed like metadata, magic "KVBMNOTE".

@@ -297,17 +297,48 @@ std::vector<ImportedLayout> RemoteWorker::Impl::import_worker(SerializedLayout c
   }
   contact->expect_alive();
   contact->learn(metadata.address);
-  auto const peer = std::make_shared<NixlPeer>(agent_, contact, exposed_, calls_, metadata.landing);
-  std::vector<ImportedLayout> layouts;
-  for (auto const& layout : metadata.layouts) {
-    layouts.push_back(import_layout(metadata, layout, peer));
+  if (is_new) {  // so that its answers find it
+    std::lock_guard const lock(mutex_);
+    contacts_.insert_or_assign(metadata.worker_id, contact);
   }
-  contact->send(Hello{address(), process_});
-  std::lock_guard const lock(mutex_);
-  if (is_new) { contacts_.insert_or_assign(metadata.worker_id, contact); }
-  KVBM_EXPECTS(peers_.emplace(metadata.worker_id, peer).second, AlreadyExists,
-               fmt::format("worker {} was imported by another thread", metadata.worker_id));
-  return layouts;
+  try {
+    introduce(contact, metadata);
+    auto const peer =
+        std::make_shared<NixlPeer>(agent_, contact, exposed_, calls_, metadata.landing);
+    std::vector<ImportedLayout> layouts;
+    for (auto const& layout : metadata.layouts) {
+      layouts.push_back(import_layout(metadata, layout, peer));
+    }
+    std::lock_guard const lock(mutex_);
+    KVBM_EXPECTS(peers_.emplace(metadata.worker_id, peer).second, AlreadyExists,
+                 fmt::format("worker {} was imported by another thread", metadata.worker_id));
+    return layouts;
+  } catch (...) {
+    std::lock_guard const lock(mutex_);
+    if (!peers_.contains(metadata.worker_id) && !importers_.contains(metadata.worker_id)) {
+      contacts_.erase(metadata.worker_id);
+    }
+    throw;
+  }
+}
+
+void RemoteWorker::Impl::introduce(std::shared_ptr<Contact> const& contact,
+                                   SerializedLayout const& metadata) {
+  Calls::Call call(*calls_, contact);
+  Hello hello{call.id(), metadata.worker_id, {}, address(), process_};
+  for (auto const& layout : metadata.layouts) {
+    hello.layout_ids.push_back(layout.handle.layout_id());
+  }
+  contact->send(std::move(hello));
+  auto const answer = call.wait_until(std::chrono::steady_clock::now() + options_.timeout);
+  if (!answer) {
+    throw TimeoutError(fmt::format(
+        "{} did not answer within {} ms: it is stopped, unreachable, or its metadata is stale",
+        contact->name(), std::chrono::duration<double, std::milli>(options_.timeout).count()));
+  }
+  if (answer->error) {
+    throw_error(*answer->error, fmt::format("{}: {}", contact->name(), answer->text));
+  }
 }
 
 void RemoteWorker::Impl::forget_worker(std::uint64_t worker_id) {

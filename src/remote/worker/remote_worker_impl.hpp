@@ -58,6 +58,7 @@ class RemoteWorker::Impl {
   void handle(std::shared_ptr<Contact> const& contact, ReturnLanding const& given_back);
   void handle(std::shared_ptr<Contact> const& contact, CopyImage const& copy);
   void handle(std::shared_ptr<Contact> const& contact, Reply const& reply);
+  void handle(std::shared_ptr<Contact> const& contact, Taken const& taken);
   /// Answers a request; a worker that cannot be told is left alone.
   static void reply(Contact& contact, Reply const& reply) noexcept;
   /// Copies blocks to or from an image, on a thread that serves peers.
@@ -70,6 +71,8 @@ class RemoteWorker::Impl {
   /// Takes back what was lent to workers that have ended, or to this one.
   void reclaim_landing(std::optional<std::uint64_t> worker_id);
 
+  /// Tells a worker that its layouts are to be used here, and hears whether they still may be.
+  void introduce(std::shared_ptr<Contact> const& contact, SerializedLayout const& metadata);
   /// The regions of a peer's layout, mapped here, or why not.
   std::optional<std::vector<memory::Region>> map_regions(SerializedLayout const& metadata,
                                                          LogicalLayoutDescriptor const& layout,

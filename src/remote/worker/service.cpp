@@ -72,10 +72,11 @@ void RemoteWorker::Impl::take(NixlAgent::Message const& message) {
       ++num_foreign_;
       return;
     }
-    if (!contact->take_sequence(ours.sequence)) {
+    if (!contact->take(ours)) {
       ++num_duplicates_;
       return;
     }
+    if (contact->owes_count()) { contact->send(Taken{}); }
     std::visit([&](auto const& body) { handle(contact, body); }, ours.body);
   } catch (std::exception const& error) {
     ++num_foreign_;
@@ -109,13 +110,37 @@ std::shared_ptr<Contact> RemoteWorker::Impl::contact_of(NixlAgent::Message const
   return contact;
 }
 
-void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, Hello const& /*hello*/) {
-  std::lock_guard const lock(mutex_);
-  importers_.insert(contact->worker_id());
+void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, Hello const& hello) {
+  Reply answer{hello.request, {}, {}, 0, 0};
+  {
+    // From here on it is asked before a layout goes; what went before, it must not use.
+    std::lock_guard const lock(mutex_);
+    if (hello.receiver != worker_id_) {
+      answer.error = ErrorCode::PeerLost;
+      answer.text = fmt::format("stale metadata: this agent is worker {} now", worker_id_);
+    }
+    for (std::uint16_t const id : hello.layout_ids) {
+      if (!answer.error && !exposures_.contains({worker_id_, id})) {
+        answer.error = ErrorCode::NotFound;
+        answer.text = fmt::format("stale metadata: layout {} was unregistered meanwhile", id);
+      }
+    }
+    if (!answer.error) {
+      importers_.insert(contact->worker_id());
+    } else if (!peers_.contains(contact->worker_id()) &&
+               !importers_.contains(contact->worker_id())) {
+      contacts_.erase(contact->worker_id());
+    }
+  }
+  reply(*contact, answer);
 }
+
+void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& /*contact*/,
+                                Taken const& /*taken*/) {}
 
 void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, Farewell const& farewell) {
   if (farewell.shuts_down) { contact->mark_gone("it was shut down"); }
+  calls_->give_up(contact->worker_id());
   reclaim_landing(contact->worker_id());
   std::lock_guard const lock(mutex_);
   importers_.erase(contact->worker_id());
