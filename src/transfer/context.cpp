@@ -70,20 +70,23 @@ void TransferContext::Impl::end_work() noexcept {
   if (--in_flight_ == 0) { idle_.notify_all(); }
 }
 
-std::shared_ptr<PipelineWorkers> TransferContext::Impl::lane(std::uint64_t worker_id) {
+void TransferContext::Impl::post_to_lane(std::uint64_t worker_id, int priority,
+                                         PipelineWorkers::Job job) {
   // Two, so that one transfer's copies go on while another one's bytes are on the wire.
   constexpr unsigned kThreadsPerPeer = 2;
+  // Under the lock: whoever posts, perhaps a thread of the lane, must not be the last to hold one
+  // that close_lane() takes away, for the last one joins its threads.
   std::lock_guard const lock(lanes_mutex_);
   auto& lane = lanes_[worker_id];
   if (lane == nullptr) {
-    lane = std::make_shared<PipelineWorkers>("kvbm-peer", kThreadsPerPeer, options_.memory_source,
+    lane = std::make_unique<PipelineWorkers>("kvbm-peer", kThreadsPerPeer, options_.memory_source,
                                              options_.staging_bytes_per_worker);
   }
-  return lane;
+  lane->post(priority, std::move(job));
 }
 
 void TransferContext::Impl::close_lane(std::uint64_t worker_id) {
-  std::shared_ptr<PipelineWorkers> closed;  // joins its threads behind the lock
+  std::unique_ptr<PipelineWorkers> closed;  // joins its threads behind the lock
   std::lock_guard const lock(lanes_mutex_);
   if (auto const found = lanes_.find(worker_id); found != lanes_.end()) {
     closed = std::move(found->second);

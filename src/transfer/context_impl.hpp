@@ -67,15 +67,15 @@ class TransferContext::Impl {
   std::shared_ptr<Quarantine> quarantine_ = std::make_shared<Quarantine>();
   std::unique_ptr<PipelineWorkers> pipeline_workers_;  ///< for files and local paths
 
-  /// The threads that move blocks from and to a peer: its own, so that a stopped or dead worker
-  /// holds up nobody else.
-  [[nodiscard]] std::shared_ptr<PipelineWorkers> lane(std::uint64_t worker_id);
+  /// Has the threads run it that move blocks from and to a peer: its own, so that a stopped or dead
+  /// worker holds up nobody else.
+  void post_to_lane(std::uint64_t worker_id, int priority, PipelineWorkers::Job job);
   /// Ends a peer's threads after what is queued. Not to be called from one of them.
   void close_lane(std::uint64_t worker_id);
 
  private:
   std::mutex lanes_mutex_;
-  std::map<std::uint64_t, std::shared_ptr<PipelineWorkers>> lanes_;
+  std::map<std::uint64_t, std::unique_ptr<PipelineWorkers>> lanes_;
 };
 
 }  // namespace kvbm::transfer

@@ -98,7 +98,7 @@ TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
             run_pipeline(*job, resources, strategy, std::move(*shared));
           };
           if (peer_id) {
-            context.lane(*peer_id)->post(priority, std::move(run));
+            context.post_to_lane(*peer_id, priority, std::move(run));
           } else {
             context.pipeline_workers_->post(priority, std::move(run));
           }
