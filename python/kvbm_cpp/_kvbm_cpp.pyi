@@ -2,9 +2,17 @@
 # Written by python/tests/gen_stub.py: do not edit.
 """The native part of kvbm_cpp: import kvbm_cpp instead."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence
+)
 import enum
 import os
+import pathlib
 from typing import Any, Final, overload
 
 import numpy.typing
@@ -1287,6 +1295,15 @@ class Strategy(enum.Enum):
     StagedFile = 7
     """file I/O through pinned staging memory"""
 
+    DirectRemote = 8
+    """NIXL straight between this worker's memory and the peer's"""
+
+    StagedRemote = 9
+    """NIXL between the peer's memory and staging memory here in its order"""
+
+    PackedRemote = 10
+    """NIXL between dense images on both sides: the peer helps"""
+
 class CopyPlan:
     """What is copied: runs of bytes, the same for every block."""
 
@@ -1396,6 +1413,298 @@ class EventSystem:
     def num_pending(self) -> int:
         """Events that are pending."""
 
+class LogicalLayoutHandle(enum.Enum):
+    """
+    The place of a layout in the hierarchy of tiers, the same name on every worker.
+    """
+
+    G1 = 0
+    """device memory"""
+
+    G2 = 1
+    """host memory"""
+
+    G3 = 2
+    """local disk"""
+
+    G4 = 3
+    """object store"""
+
+def tier_of(kind: StorageKind) -> LogicalLayoutHandle:
+    """The tier that a kind of storage belongs to."""
+
+class LogicalLayoutDescriptor:
+    """One layout of a worker: what it is, where it lies, and what it is for."""
+
+    @property
+    def handle(self) -> LayoutHandle: ...
+
+    @property
+    def tier(self) -> LogicalLayoutHandle: ...
+
+    @property
+    def is_gpu(self) -> bool:
+        """Device memory that only a GPU's engines reach, not the emulated kind."""
+
+    @property
+    def config(self) -> LayoutConfig: ...
+
+    @property
+    def kind(self) -> LayoutKind: ...
+
+    @property
+    def format(self) -> KvBlockLayout: ...
+
+    @property
+    def regions(self) -> list[tuple[int, int]]:
+        """Address in the worker, and bytes, of each region."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether processes of the same machine can map it."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __repr__(self) -> str: ...
+
+class WorkerAddress:
+    """How the wire reaches a worker."""
+
+    @property
+    def agent_name(self) -> str: ...
+
+    @property
+    def nixl_metadata(self) -> bytes:
+        """What NIXL's agent of that name says about itself."""
+
+    def to_bytes(self) -> bytes:
+        """A versioned and checksummed blob."""
+
+    @staticmethod
+    def from_bytes(data: bytes) -> WorkerAddress:
+        """Reads what to_bytes wrote; the bytes are not trusted."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __repr__(self) -> str: ...
+
+class SerializedLayout:
+    """Everything that a peer needs to address the layouts of one worker."""
+
+    @property
+    def worker_id(self) -> int: ...
+
+    @property
+    def address(self) -> WorkerAddress: ...
+
+    @property
+    def layouts(self) -> list[LogicalLayoutDescriptor]: ...
+
+    @property
+    def landing_bytes(self) -> int:
+        """Memory that the worker lends to peers."""
+
+    def to_bytes(self) -> bytes:
+        """A versioned and checksummed blob; equal values give equal bytes."""
+
+    @staticmethod
+    def from_bytes(data: bytes) -> SerializedLayout:
+        """
+        Reads what to_bytes wrote; the bytes are not trusted. VersionMismatchError, CorruptError naming the field and what is wrong with it.
+        """
+
+    def to_json(self) -> str:
+        """For people; what NIXL says as its length and checksum."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __repr__(self) -> str: ...
+
+class HeadTransfer:
+    """
+    What one rank of the source sends to one rank of the destination. Ranges count heads from the first one that the rank itself holds, as src_head_range and dst_head_range do; None for MLA: the whole block.
+    """
+
+    @property
+    def src_rank(self) -> int: ...
+
+    @property
+    def dst_rank(self) -> int: ...
+
+    @property
+    def src_heads(self) -> range | None: ...
+
+    @property
+    def dst_heads(self) -> range | None: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __repr__(self) -> str: ...
+
+def plan_resharding(total_heads: int, src_tp: int, dst_tp: int) -> list[HeadTransfer]:
+    """
+    Who sends which heads to whom when src_tp ranks hold what dst_tp ranks shall get. Every head of every destination rank is sent to it exactly once; total_heads 0 means MLA. Ordered by dst_rank, then by dst_heads.
+    """
+
+def heads_of_rank(total_heads: int, tp: int, rank: int) -> range:
+    """Heads, counted over the whole model, that `rank` of `tp` holds."""
+
+class NixlLibraryInfo:
+    """A NIXL that lies on this machine."""
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Of libnixl_capi.so."""
+
+    @property
+    def version(self) -> str:
+        """Of the package that it came with; empty: unknown."""
+
+    @property
+    def plugins(self) -> list[str]:
+        """Names of its backends' files: present, not tried."""
+
+    def __repr__(self) -> str: ...
+
+def find_nixl(library: str | os.PathLike[str] | None = None, *, prefixes: Iterable[str | os.PathLike[str]] = ()) -> NixlLibraryInfo:
+    """
+    Finds NIXL without loading it: `library` itself; KVBM_NIXL_LIBRARY; the wheels nixl-cu13 and nixl-cu12 in `prefixes`, in VIRTUAL_ENV and in this Python environment; the system's. UnsupportedError says where it looked and how to get one.
+    """
+
+class RemoteStats:
+    """Counts since the worker started."""
+
+    @property
+    def notifications(self) -> int:
+        """Write notifications received."""
+
+    @property
+    def undelivered(self) -> int:
+        """Of these, dropped because nobody ever subscribed."""
+
+    @property
+    def foreign_messages(self) -> int:
+        """Ignored: not kvbm's, damaged, or of unknown workers."""
+
+    @property
+    def duplicate_messages(self) -> int:
+        """Ignored: came before."""
+
+    @property
+    def images(self) -> int:
+        """Copied for peers."""
+
+    @property
+    def workers(self) -> int:
+        """That this one has imported, now."""
+
+    @property
+    def importers(self) -> int:
+        """That have imported this one, now."""
+
+    @property
+    def landing_bytes_lent(self) -> int:
+        """Now."""
+
+class WriteNotification:
+    """What a peer's transfer sent after its blocks had arrived. Hashable."""
+
+    def __init__(self, worker_id: int, value: int) -> None: ...
+
+    @property
+    def worker_id(self) -> int:
+        """Of the sender."""
+
+    @property
+    def value(self) -> int:
+        """What the sender gave as nixl_write_notification."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+class WriteNotices:
+    """
+    A subscription: receives every write notification from its start on, each exactly once, in the order in which it came; several subscriptions receive all of them each. What came before there was any is kept for the first one. All methods may be called from any thread; `async for` works too, and ends with the manager.
+    """
+
+    def next(self, timeout: float | None = None) -> WriteNotification | None:
+        """
+        Waits for the next one, at most `timeout` seconds; None then, and once the manager is closed.
+        """
+
+    def on_each(self, callback: Callable[[WriteNotification], object]) -> None:
+        """
+        Calls callback(notification) for every one from now on, on a thread of this subscription's own, until it is dropped or the manager closed; next() then receives none. An exception goes to sys.unraisablehook.
+        """
+
+    def poll(self, timeout: float) -> tuple[WriteNotification | None, bool]:
+        """What came within `timeout` seconds, and whether nothing more will."""
+
+    def give_back(self, notification: WriteNotification) -> None:
+        """Puts it back for the next caller."""
+
+    def __aiter__(self) -> AsyncIterator[WriteNotification]: ...
+
+class MetadataExchange:
+    """
+    How serialized metadata gets from a worker to its peers. One owner of names: when it ends, everything it published is gone. All methods may be called from any thread.
+    """
+
+    def publish(self, name: str, metadata: bytes) -> None:
+        """
+        Makes `metadata` visible under `name`, at once and whole; replaces what this exchange published under it before. AlreadyExistsError when another live owner has the name.
+        """
+
+    def withdraw(self, name: str) -> None:
+        """Takes back what this exchange published under `name`."""
+
+    def fetch(self, name: str, timeout: float = 0.0) -> bytes:
+        """
+        What is published under `name`, by anybody; waits until there is something, at most `timeout` seconds: TimeoutError then.
+        """
+
+    def list(self) -> list[str]:
+        """Every name that could be fetched now, sorted."""
+
+    @staticmethod
+    def in_process(other: MetadataExchange | None = None) -> MetadataExchange:
+        """
+        For workers in one process: what is published is seen through the same object, and through those that were made beside it.
+        """
+
+    @staticmethod
+    def folder(path: str | os.PathLike[str]) -> MetadataExchange:
+        """
+        Over files in a folder, which may be on a network file system. Those of dead processes of this machine count as absent.
+        """
+
+    @staticmethod
+    def tcp(*, token: str, bind_address: str = "", port: int = 0, peers: Sequence[str] = ..., max_connections: int = 64, io_timeout: float = 5.0) -> TcpExchange:
+        """
+        Without anything between: each worker serves what it published itself on bind_address (a numeric one; empty: serves nothing) and asks `peers`. `token` is a secret of at least 16 bytes that all workers share; it never travels. Metadata is not encrypted.
+        """
+
+    @staticmethod
+    def etcd(endpoints: Sequence[str], *, prefix: str = "/kvbm/exchange/", lease_ttl: float = 10.0, request_timeout: float = 5.0, name_timeout: float = 0.0, ca_file: str | os.PathLike[str] | None = None, certificate_file: str | os.PathLike[str] | None = None, key_file: str | os.PathLike[str] | None = None) -> MetadataExchange:
+        """
+        Over etcd 3.4 or newer ("http://host:port"). Entries hang on a lease, so that those of a dead worker disappear after lease_ttl seconds; name_timeout is how long publish() waits for a name that somebody else has.
+        """
+
+class TcpExchange(MetadataExchange):
+    """A MetadataExchange over TCP."""
+
+    @property
+    def address(self) -> str:
+        """
+        "address:port" that this exchange serves on; empty when it serves nothing.
+        """
+
+    def add_peer(self, peer: str) -> None:
+        """Asks one more peer, "host:port", from now on."""
+
 class DiskEngine(enum.Enum):
     """Which engine moves bytes to and from files."""
 
@@ -1412,9 +1721,9 @@ class TransferManager:
     The one door: registers layouts and moves blocks between them. All methods may be called from any thread. A context manager: leaving it closes it.
     """
 
-    def __init__(self, *, host_devices: int | None = None, host_device_bytes: int | None = None, devices: Iterable[Device] | None = None, cuda_device_id: int | Iterable[int] | None = None, nixl_backends: Iterable[str] | None = None, capabilities: TransferCapabilities | None = None, preferences: TransferPreferences | None = None, event_system: EventSystem | None = None, cost_model: CostModel | None = None, num_h2d_streams: int | None = None, num_d2h_streams: int | None = None, copy_threads: int | None = None, file_workers: int | None = None, staging_bytes: int | None = None, cuda_pool_reserve_size: int | None = None, cuda_pool_release_threshold: int | None = None, plan_cache_capacity: int | None = None, disk_engine: DiskEngine | None = None, allow_direct: bool | None = None, disk_queue_depth: int | None = None, disk_threads: int | None = None) -> None:
+    def __init__(self, *, host_devices: int | None = None, host_device_bytes: int | None = None, devices: Iterable[Device] | None = None, cuda_device_id: int | Iterable[int] | None = None, nixl_backends: str | Iterable[str] | Mapping[str, Mapping[str, object]] | None = None, nixl_library: str | os.PathLike[str] | None = None, agent_name: str | None = None, landing_bytes: int | None = None, remote_timeout: float | None = None, map_peer_memory: bool | None = None, capabilities: TransferCapabilities | None = None, preferences: TransferPreferences | None = None, event_system: EventSystem | None = None, cost_model: CostModel | None = None, num_h2d_streams: int | None = None, num_d2h_streams: int | None = None, copy_threads: int | None = None, file_workers: int | None = None, staging_bytes: int | None = None, cuda_pool_reserve_size: int | None = None, cuda_pool_release_threshold: int | None = None, plan_cache_capacity: int | None = None, disk_engine: DiskEngine | None = None, allow_direct: bool | None = None, disk_queue_depth: int | None = None, disk_threads: int | None = None) -> None:
         """
-        Defaults: one emulated device of 4 GiB, 4 + 4 streams, all CPUs for copies, 2 file workers with 32 MiB of staging each, io_uring and O_DIRECT where there are. With several devices the first one's streams are the pools.
+        Defaults: one emulated device of 4 GiB, 4 + 4 streams, all CPUs for copies, 2 file workers with 32 MiB of staging each, io_uring and O_DIRECT where there are. With several devices the first one's streams are the pools. With nixl_backends (names, or names with their parameters; "ucx" for other workers) the manager is a worker among others: nixl_library is where NIXL lies (default: find_nixl), agent_name unique among those that meet, landing_bytes (64 MiB) what peers may borrow to exchange dense images, remote_timeout (30 s) how long peers may take, map_peer_memory whether memory of peers on this machine is mapped (default) or reached through NIXL as well.
         """
 
     def close(self) -> None:
@@ -1445,7 +1754,9 @@ class TransferManager:
         """Makes a layout known under a new handle."""
 
     def unregister_layout(self, handle: LayoutHandle) -> None:
-        """Forgets a layout; BusyError while transfers use it."""
+        """
+        Forgets a layout; BusyError while transfers use it. Where its metadata was exported, the workers that imported it have to confirm first: BusyError where one does not within remote_timeout.
+        """
 
     def layout(self, handle: LayoutHandle) -> PhysicalLayout: ...
 
@@ -1518,3 +1829,60 @@ class TransferManager:
 
     @property
     def event_system(self) -> EventSystem: ...
+
+    def build_logical_descriptor(self, handle: LayoutHandle, tier: LogicalLayoutHandle | str) -> LogicalLayoutDescriptor:
+        """
+        What a peer needs to reach a layout of this worker, with the tier that it is.
+        """
+
+    def worker_address(self) -> WorkerAddress:
+        """
+        How the wire reaches this worker. UnsupportedError without a NIXL backend, as with all that concerns other workers.
+        """
+
+    def export_metadata(self, handles: Iterable[LayoutHandle] | None = None) -> SerializedLayout:
+        """
+        Everything that peers need to use these layouts; all layouts in memory by default.
+        """
+
+    @overload
+    def import_metadata(self, metadata: SerializedLayout) -> int:
+        """
+        Meets the worker whose metadata this is and returns its id: its handles can be used like this worker's own. Its memory is mapped where both run on one machine and it shares it, else reached through NIXL. AlreadyExistsError where it was imported already, PeerLostError where it has ended.
+        """
+
+    @overload
+    def import_metadata(self, metadata: bytes) -> int:
+        """The same from bytes, which are not trusted."""
+
+    def unimport_worker(self, worker_id: int) -> None:
+        """
+        Forgets a worker and its handles; it can be imported again. BusyError while transfers use its layouts; unknown ones are fine.
+        """
+
+    @property
+    def imported_workers(self) -> list[int]:
+        """Ids of the workers that are imported now."""
+
+    @property
+    def imported_handles(self) -> list[LayoutHandle]:
+        """Handles of all imported layouts, ascending."""
+
+    def how_reached(self, handle: LayoutHandle) -> str:
+        """
+        How an imported layout's memory is reached, in words, and why not better.
+        """
+
+    def resolve(self, worker_id: int, tier: LogicalLayoutHandle | str) -> LayoutHandle:
+        """
+        The layout that a worker, this one or an imported one, has in a tier; the first one if there are several. NotFoundError naming worker and tier.
+        """
+
+    def subscribe_write_notifications(self) -> WriteNotices:
+        """
+        Starts to receive the write notifications of peers' transfers into this worker's memory.
+        """
+
+    @property
+    def remote_stats(self) -> RemoteStats:
+        """Counts of what came from peers since the manager was made."""

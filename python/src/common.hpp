@@ -44,8 +44,20 @@ void bind_notification(nb::module_& m);
 void bind_options(nb::module_& m);
 void bind_transfer(nb::module_& m);
 void bind_costs(nb::module_& m);
+void bind_remote(nb::module_& m);
+void bind_notices(nb::module_& m);
+void bind_exchange(nb::module_& m);
 void bind_manager(nb::module_& m);
 /// @}
+
+/// Write notifications as WriteNotices in Python.
+nb::object make_notices(remote::WriteNotices notices);
+
+/// A tier, or its name. @throws Error(InvalidArgument), TypeError
+remote::LogicalLayoutHandle to_tier(nb::handle value);
+
+/// How long a call waits before signals (Ctrl-C) are looked at.
+inline constexpr std::chrono::nanoseconds kSignalInterval = std::chrono::milliseconds(100);
 
 /// The instance of kvbm_cpp.Error (or a subclass) for a failure; None for null.
 nb::object to_exception(std::exception_ptr const& error);

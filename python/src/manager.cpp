@@ -1,231 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "common.hpp"
+#include "manager.hpp"
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-
-#include <map>
-#include <mutex>
-#include <utility>
 
 namespace kvbm::python {
 
 namespace {
 
 using layout::LayoutHandle;
-using manager::TransferManager;
-using Notification = transfer::TransferCompleteNotification;
-
-// A manager that can be closed while calls are under way in other threads: they hold it as well.
-class PyManager {
- public:
-  explicit PyManager(TransferManager manager)
-      : manager_(std::make_shared<TransferManager>(std::move(manager))) {}
-  ~PyManager() { close(); }
-  PyManager(PyManager const&) = delete;
-  PyManager& operator=(PyManager const&) = delete;
-
-  [[nodiscard]] std::shared_ptr<TransferManager> get() const {
-    std::lock_guard const lock(mutex_);
-    KVBM_EXPECTS(manager_ != nullptr, ShuttingDown, "the TransferManager was closed");
-    return manager_;
-  }
-
-  [[nodiscard]] bool is_closed() const {
-    std::lock_guard const lock(mutex_);
-    return manager_ == nullptr;
-  }
-
-  void close() {
-    GilRelease const unlocked;
-    std::shared_ptr<TransferManager> last;
-    {
-      std::lock_guard const lock(mutex_);
-      last.swap(manager_);
-    }
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::shared_ptr<TransferManager> manager_;
-};
-
-// What TransferManager(...) was given, None where nothing was.
-struct ManagerArguments {
-  nb::object host_devices, host_device_bytes, devices, cuda_device_id, nixl_backends;
-  nb::object num_h2d_streams, num_d2h_streams, copy_threads, file_workers, staging_bytes;
-  nb::object pool_reserve, pool_threshold, plan_cache_capacity;
-  nb::object disk_engine, allow_direct, disk_queue_depth, disk_threads;
-};
-
-void add_devices(TransferManager::Builder& builder, ManagerArguments const& given) {
-  if (!given.devices.is_none()) {
-    KVBM_EXPECTS(given.host_devices.is_none() && given.host_device_bytes.is_none(), InvalidArgument,
-                 "devices says which ones there are: give either it or host_devices and "
-                 "host_device_bytes");
-    std::vector<device::DevicePtr> devices;
-    for (nb::handle const device : nb::iter(given.devices)) {
-      devices.push_back(*nb::cast<PyDevice const&>(device));
-    }
-    builder.devices(std::move(devices));
-  } else if (!given.host_devices.is_none() || !given.host_device_bytes.is_none()) {
-    unsigned const count =
-        given.host_devices.is_none() ? 1 : to_unsigned(given.host_devices, "host_devices");
-    std::uint64_t const bytes = given.host_device_bytes.is_none()
-                                    ? device::HostDeviceOptions{}.memory_bytes
-                                    : to_u64(given.host_device_bytes, "host_device_bytes");
-    builder.host_device(count, bytes);
-  }
-  if (!given.cuda_device_id.is_none()) {
-    if (nb::hasattr(given.cuda_device_id, "__iter__")) {
-      for (nb::handle const id : nb::iter(given.cuda_device_id)) {
-        builder.cuda_device_id(nb::cast<DeviceId>(id));
-      }
-    } else {
-      builder.cuda_device_id(nb::cast<DeviceId>(given.cuda_device_id));
-    }
-  }
-  if (!given.nixl_backends.is_none()) {
-    for (nb::handle const name : nb::iter(given.nixl_backends)) {
-      builder.nixl_backend(nb::cast<std::string>(name));
-    }
-  }
-}
-
-void add_resources(TransferManager::Builder& builder, ManagerArguments const& given) {
-  if (!given.num_h2d_streams.is_none() || !given.num_d2h_streams.is_none()) {
-    transfer::ContextOptions const defaults;
-    builder.num_streams(
-        given.num_h2d_streams.is_none() ? defaults.num_h2d_streams
-                                        : to_u64(given.num_h2d_streams, "num_h2d_streams"),
-        given.num_d2h_streams.is_none() ? defaults.num_d2h_streams
-                                        : to_u64(given.num_d2h_streams, "num_d2h_streams"));
-  }
-  if (!given.copy_threads.is_none()) {
-    builder.copy_threads(to_unsigned(given.copy_threads, "copy_threads"));
-  }
-  if (!given.file_workers.is_none()) {
-    builder.file_workers(to_unsigned(given.file_workers, "file_workers"));
-  }
-  if (!given.staging_bytes.is_none()) {
-    builder.staging_bytes(to_u64(given.staging_bytes, "staging_bytes"));
-  }
-  if (!given.pool_reserve.is_none()) {
-    builder.cuda_pool_reserve_size(to_u64(given.pool_reserve, "cuda_pool_reserve_size"));
-  }
-  if (!given.pool_threshold.is_none()) {
-    builder.cuda_pool_release_threshold(
-        to_u64(given.pool_threshold, "cuda_pool_release_threshold"));
-  }
-  if (!given.plan_cache_capacity.is_none()) {
-    builder.plan_cache_capacity(to_u64(given.plan_cache_capacity, "plan_cache_capacity"));
-  }
-}
-
-void add_disk(TransferManager::Builder& builder, ManagerArguments const& given) {
-  if (given.disk_engine.is_none() && given.allow_direct.is_none() &&
-      given.disk_queue_depth.is_none() && given.disk_threads.is_none()) {
-    return;
-  }
-  memory::DiskIoOptions disk;
-  if (!given.disk_engine.is_none()) {
-    disk.engine = nb::cast<memory::DiskEngine>(given.disk_engine);
-  }
-  if (!given.allow_direct.is_none()) { disk.allow_direct = nb::cast<bool>(given.allow_direct); }
-  if (!given.disk_queue_depth.is_none()) {
-    disk.queue_depth = to_unsigned(given.disk_queue_depth, "disk_queue_depth");
-  }
-  if (!given.disk_threads.is_none()) {
-    disk.num_threads = to_unsigned(given.disk_threads, "disk_threads");
-  }
-  builder.disk_io(memory::make_disk_io(disk));
-}
-
-void init_manager(PyManager* self, nb::object host_devices, nb::object host_device_bytes,
-                  nb::object devices, nb::object cuda_device_id, nb::object nixl_backends,
-                  transfer::TransferCapabilities const* capabilities,
-                  transfer::TransferPreferences const* preferences,
-                  PyEventSystem const* event_system, transfer::CostModel const* cost_model,
-                  nb::object num_h2d_streams, nb::object num_d2h_streams, nb::object copy_threads,
-                  nb::object file_workers, nb::object staging_bytes,
-                  nb::object cuda_pool_reserve_size, nb::object cuda_pool_release_threshold,
-                  nb::object plan_cache_capacity, nb::object disk_engine, nb::object allow_direct,
-                  nb::object disk_queue_depth, nb::object disk_threads) {
-  ManagerArguments const given{std::move(host_devices),
-                               std::move(host_device_bytes),
-                               std::move(devices),
-                               std::move(cuda_device_id),
-                               std::move(nixl_backends),
-                               std::move(num_h2d_streams),
-                               std::move(num_d2h_streams),
-                               std::move(copy_threads),
-                               std::move(file_workers),
-                               std::move(staging_bytes),
-                               std::move(cuda_pool_reserve_size),
-                               std::move(cuda_pool_release_threshold),
-                               std::move(plan_cache_capacity),
-                               std::move(disk_engine),
-                               std::move(allow_direct),
-                               std::move(disk_queue_depth),
-                               std::move(disk_threads)};
-  auto builder = TransferManager::builder();
-  add_devices(builder, given);
-  add_resources(builder, given);
-  add_disk(builder, given);
-  if (capabilities != nullptr) { builder.capabilities(*capabilities); }
-  if (preferences != nullptr) { builder.preferences(*preferences); }
-  if (event_system != nullptr) { builder.event_system(**event_system); }
-  if (cost_model != nullptr) { builder.cost_model(*cost_model); }
-  GilRelease const unlocked;
-  new (self) PyManager(builder.build());
-}
-
-using Manager = nb::class_<PyManager>;
-
-void bind_lifecycle(Manager& bound) {
-  bound
-      .def("__init__", &init_manager,
-           nb::sig("def __init__(self, *, host_devices: int | None = None, host_device_bytes: int "
-                   "| None = None, devices: collections.abc.Iterable[Device] | None = None, "
-                   "cuda_device_id: int | collections.abc.Iterable[int] | None = None, "
-                   "nixl_backends: collections.abc.Iterable[str] | None = None, capabilities: "
-                   "TransferCapabilities | None = None, preferences: TransferPreferences | None = "
-                   "None, event_system: EventSystem | None = None, cost_model: CostModel | None = "
-                   "None, num_h2d_streams: int | None = None, num_d2h_streams: int | None = None, "
-                   "copy_threads: int | None = None, file_workers: int | None = None, "
-                   "staging_bytes: int | None = None, cuda_pool_reserve_size: int | None = None, "
-                   "cuda_pool_release_threshold: int | None = None, plan_cache_capacity: int | "
-                   "None = None, disk_engine: DiskEngine | None = None, allow_direct: bool | None "
-                   "= None, disk_queue_depth: int | None = None, disk_threads: int | None = None) "
-                   "-> None"),
-           nb::kw_only(), nb::arg("host_devices") = nb::none(),
-           nb::arg("host_device_bytes") = nb::none(), nb::arg("devices") = nb::none(),
-           nb::arg("cuda_device_id") = nb::none(), nb::arg("nixl_backends") = nb::none(),
-           nb::arg("capabilities").none() = nb::none(), nb::arg("preferences").none() = nb::none(),
-           nb::arg("event_system").none() = nb::none(), nb::arg("cost_model").none() = nb::none(),
-           nb::arg("num_h2d_streams") = nb::none(), nb::arg("num_d2h_streams") = nb::none(),
-           nb::arg("copy_threads") = nb::none(), nb::arg("file_workers") = nb::none(),
-           nb::arg("staging_bytes") = nb::none(), nb::arg("cuda_pool_reserve_size") = nb::none(),
-           nb::arg("cuda_pool_release_threshold") = nb::none(),
-           nb::arg("plan_cache_capacity") = nb::none(), nb::arg("disk_engine") = nb::none(),
-           nb::arg("allow_direct") = nb::none(), nb::arg("disk_queue_depth") = nb::none(),
-           nb::arg("disk_threads") = nb::none(),
-           "Defaults: one emulated device of 4 GiB, 4 + 4 streams, all CPUs for copies, 2 file "
-           "workers with 32 MiB of staging each, io_uring and O_DIRECT where there are. With "
-           "several devices the first one's streams are the pools.")
-      .def("close", &PyManager::close,
-           "Waits for the transfers in flight and gives everything back; calls after it raise "
-           "ShuttingDownError.")
-      .def_prop_ro("is_closed", &PyManager::is_closed)
-      .def(
-          "__enter__", [](nb::object self) { return self; },
-          nb::sig("def __enter__(self) -> TransferManager"))
-      .def(
-          "__exit__", [](PyManager& self, nb::handle, nb::handle, nb::handle) { self.close(); },
-          nb::sig("def __exit__(self, exc_type: object, exc: object, traceback: object) -> None"),
-          nb::arg("exc_type").none(), nb::arg("exc").none(), nb::arg("traceback").none());
-}
 
 void bind_registry(Manager& bound) {
   bound
@@ -255,7 +39,9 @@ void bind_registry(Manager& bound) {
       .def(
           "register_layout",
           [](PyManager const& self, PyLayout const& layout) {
-            return self.get()->register_layout(*layout);
+            auto const manager = self.get();
+            GilRelease const unlocked;
+            return manager->register_layout(*layout);
           },
           nb::arg("layout"), "Makes a layout known under a new handle.")
       .def(
@@ -265,7 +51,11 @@ void bind_registry(Manager& bound) {
             GilRelease const unlocked;
             manager->unregister_layout(handle);
           },
-          nb::arg("handle"), "Forgets a layout; BusyError while transfers use it.")
+          nb::arg("handle"),
+          "Forgets a layout; BusyError while transfers use it. Where its metadata was exported, "
+          "the "
+          "workers that imported it have to confirm first: BusyError where one does not within "
+          "remote_timeout.")
       .def(
           "layout",
           [](PyManager const& self, LayoutHandle handle) {
@@ -483,11 +273,12 @@ void bind_manager(nb::module_& m) {
   Manager bound(m, "TransferManager", nb::is_final(),
                 "The one door: registers layouts and moves blocks between them. All methods may "
                 "be called from any thread. A context manager: leaving it closes it.");
-  bind_lifecycle(bound);
+  bind_manager_lifecycle(bound);
   bind_registry(bound);
   bind_transfers(bound);
   bind_integrity(bound);
   bind_context(bound);
+  bind_manager_workers(bound);
 }
 
 }  // namespace kvbm::python

@@ -16,6 +16,9 @@ NB_MODULE(_kvbm_cpp, m) {
   python::bind_options(m);
   python::bind_costs(m);
   python::bind_transfer(m);
+  python::bind_remote(m);
+  python::bind_notices(m);
+  python::bind_exchange(m);
   python::bind_manager(m);
   python::close_at_exit();
 }

@@ -14,9 +14,6 @@ namespace {
 using transfer::FailedBlock;
 using Notification = transfer::TransferCompleteNotification;
 
-// How long a wait goes on before signals (Ctrl-C) are looked at.
-constexpr std::chrono::nanoseconds kSignalInterval = std::chrono::milliseconds(100);
-
 // A failed transfer counts as ready: its error is told by error(), or thrown by the caller.
 bool is_ready_within(Notification const& notification, std::chrono::nanoseconds timeout) {
   GilRelease const unlocked;

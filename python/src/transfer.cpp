@@ -28,7 +28,13 @@ void bind_plan(nb::module_& m) {
       .value("PinnedStaging", Strategy::PinnedStaging,
              "pageable memory to or from a GPU through pinned staging memory")
       .value("DirectFile", Strategy::DirectFile, "file I/O straight from or into memory")
-      .value("StagedFile", Strategy::StagedFile, "file I/O through pinned staging memory");
+      .value("StagedFile", Strategy::StagedFile, "file I/O through pinned staging memory")
+      .value("DirectRemote", Strategy::DirectRemote,
+             "NIXL straight between this worker's memory and the peer's")
+      .value("StagedRemote", Strategy::StagedRemote,
+             "NIXL between the peer's memory and staging memory here in its order")
+      .value("PackedRemote", Strategy::PackedRemote,
+             "NIXL between dense images on both sides: the peer helps");
   nb::class_<CopyPlan>(m, "CopyPlan", nb::is_final(),
                        "What is copied: runs of bytes, the same for every block.")
       .def_prop_ro(

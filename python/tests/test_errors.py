@@ -210,7 +210,7 @@ def test_absent_backends_are_unsupported() -> None:
     with pytest.raises(kvbm.UnsupportedError, match="CUDA"):
         kvbm.TransferManager(cuda_device_id=0)
     with pytest.raises(kvbm.UnsupportedError, match=r"(?i)nixl"):
-        kvbm.TransferManager(nixl_backends=["UCX"])
+        kvbm.TransferManager(nixl_backends=["UCX"], nixl_library="/nowhere/libnixl_capi.so")
     assert kvbm.cuda_unavailable_reason()
     with pytest.raises(kvbm.UnsupportedError):
         contiguous(

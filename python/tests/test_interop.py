@@ -173,6 +173,9 @@ def test_strategy_is_a_name_or_an_enumerator(manager: kvbm.TransferManager) -> N
         "PinnedStaging",
         "DirectFile",
         "StagedFile",
+        "DirectRemote",
+        "StagedRemote",
+        "PackedRemote",
     ]
     assert kvbm.TransferOptions().strategy is None
     named = kvbm.TransferOptions(strategy="StreamCopy", max_sms=3)

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "common.hpp"
+
+#include <memory>
+#include <mutex>
+#include <utility>
+
+/// What the files that bind TransferManager share.
+namespace kvbm::python {
+
+/// A manager that can be closed while calls are under way in other threads: they hold it as well.
+class PyManager {
+ public:
+  explicit PyManager(manager::TransferManager manager)
+      : manager_(std::make_shared<manager::TransferManager>(std::move(manager))) {}
+  ~PyManager() { close(); }
+  PyManager(PyManager const&) = delete;
+  PyManager& operator=(PyManager const&) = delete;
+
+  [[nodiscard]] std::shared_ptr<manager::TransferManager> get() const {
+    std::lock_guard const lock(mutex_);
+    KVBM_EXPECTS(manager_ != nullptr, ShuttingDown, "the TransferManager was closed");
+    return manager_;
+  }
+
+  [[nodiscard]] bool is_closed() const {
+    std::lock_guard const lock(mutex_);
+    return manager_ == nullptr;
+  }
+
+  void close() {
+    GilRelease const unlocked;
+    std::shared_ptr<manager::TransferManager> last;
+    {
+      std::lock_guard const lock(mutex_);
+      last.swap(manager_);
+    }
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<manager::TransferManager> manager_;
+};
+
+using Manager = nb::class_<PyManager>;
+
+/// @name One function a source file: adds its methods to the class.
+/// @{
+void bind_manager_lifecycle(Manager& bound);
+void bind_manager_workers(Manager& bound);
+/// @}
+
+}  // namespace kvbm::python
