@@ -17,6 +17,11 @@
 #include "kvbm/manager/transfer_manager.hpp"
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/memory_source.hpp"
+#include "kvbm/remote/exchange.hpp"
+#include "kvbm/remote/metadata.hpp"
+#include "kvbm/remote/notices.hpp"
+#include "kvbm/remote/resharding.hpp"
+#include "kvbm/remote/tier.hpp"
 
 namespace kvbm {
 
@@ -28,6 +33,10 @@ using layout::LayoutKind;
 using layout::PhysicalLayout;
 using manager::TransferManager;
 using memory::StorageKind;
+using remote::LogicalLayoutDescriptor;
+using remote::LogicalLayoutHandle;
+using remote::SerializedLayout;
+using remote::WorkerAddress;
 using transfer::BounceBuffer;
 using transfer::EventSystem;
 using transfer::FillPattern;

@@ -26,7 +26,7 @@ enum class Reach { Mapped, Wire };
 inline std::string to_string(Reach reach) { return reach == Reach::Mapped ? "Mapped" : "Wire"; }
 
 inline TransferManager::Builder remote_manager(std::string const& agent, Reach reach) {
-  auto builder = emulated_manager();
+  auto builder = small_manager();
   builder.nixl_backend("UCX")
       .agent_name(agent)
       .landing_bytes(std::uint64_t{4} << 20U)
