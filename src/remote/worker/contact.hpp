@@ -56,7 +56,8 @@ class Contact {
   /// @throws PeerError naming the worker
   void send(MessageBody body);
 
-  /// Notes what a message says. @return whether it is new: each is taken once
+  /// Notes what a message says. A Hello of a new session begins a new count; whatever else is of
+  /// another session than the one before is old. @return whether it is new: each is taken once
   [[nodiscard]] bool take(Message const& message);
   /// Whether the worker should be told what was taken, because nothing else told it for long.
   [[nodiscard]] bool owes_count() const;
@@ -71,6 +72,7 @@ class Contact {
   std::uint64_t const worker_id_;
   std::string const agent_name_;
   std::string const name_;
+  std::uint64_t const session_;
   std::optional<memory::ProcessWatch> watch_;
 
   mutable std::mutex mutex_;
@@ -82,6 +84,7 @@ class Contact {
   std::uint64_t acknowledged_ = 0;  ///< the worker has taken so many of ours
   std::uint64_t told_ = 0;          ///< it knows that we have taken so many of its
 
+  std::uint64_t their_session_ = 0;      ///< 0: nothing came yet
   std::uint64_t taken_below_ = 1;        ///< all smaller numbers were taken
   std::set<std::uint64_t> taken_above_;  ///< and these
 };

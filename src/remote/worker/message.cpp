@@ -5,7 +5,10 @@
 
 #include <array>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <set>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -62,15 +65,39 @@ std::uint64_t place_of(List const& list, Value const& value, char const* what) {
   throw CorruptError(fmt::format("worker message: {} {}", field, why));
 }
 
-json const& field(json const& value, char const* name) {
-  auto const found = value.find(name);
-  if (found == value.end()) { refuse(name, "is missing"); }
-  return *found;
-}
+/// The fields of a message, each to be read once: what nobody reads is refused.
+class Fields {
+ public:
+  explicit Fields(json const& value) : value_(value) {}
+
+  json const& get(char const* name) {
+    json const* const found = find(name);
+    if (found == nullptr) { refuse(name, "is missing"); }
+    return *found;
+  }
+  /// Null: the message does not have it.
+  json const* find(char const* name) {
+    auto const found = value_.find(name);
+    if (found == value_.end()) { return nullptr; }
+    read_.insert(found.key());
+    return &*found;
+  }
+  void expect_all_read() const {
+    for (auto const& [name, unused] : value_.items()) {
+      if (!read_.contains(name)) {
+        refuse("content", "has a field that such a message does not have");
+      }
+    }
+  }
+
+ private:
+  json const& value_;
+  std::set<std::string, std::less<>> read_;
+};
 
 template <typename Number = std::uint64_t>
-Number number(json const& value, char const* name) {
-  json const& found = field(value, name);
+Number number(Fields& value, char const* name) {
+  json const& found = value.get(name);
   if (!found.is_number_unsigned()) { refuse(name, "is not a number"); }
   auto const given = found.get<std::uint64_t>();
   if (given > std::numeric_limits<Number>::max()) {
@@ -79,20 +106,20 @@ Number number(json const& value, char const* name) {
   return static_cast<Number>(given);
 }
 
-bool flag(json const& value, char const* name) {
-  json const& found = field(value, name);
+bool flag(Fields& value, char const* name) {
+  json const& found = value.get(name);
   if (!found.is_boolean()) { refuse(name, "is not true or false"); }
   return found.get<bool>();
 }
 
-std::string text(json const& value, char const* name) {
-  json const& found = field(value, name);
+std::string text(Fields& value, char const* name) {
+  json const& found = value.get(name);
   if (!found.is_string()) { refuse(name, "is not a text"); }
   return found.get<std::string>();
 }
 
-std::vector<BlockId> ids(json const& value, char const* name) {
-  json const& found = field(value, name);
+std::vector<BlockId> ids(Fields& value, char const* name) {
+  json const& found = value.get(name);
   if (!found.is_array()) { refuse(name, "is not a list"); }
   std::vector<BlockId> result;
   result.reserve(found.size());
@@ -105,8 +132,8 @@ std::vector<BlockId> ids(json const& value, char const* name) {
   return result;
 }
 
-IndexRange range(json const& value, char const* name) {
-  json const& found = field(value, name);
+IndexRange range(Fields& value, char const* name) {
+  json const& found = value.get(name);
   if (!found.is_array() || found.size() != 2 || !found[0].is_number_unsigned() ||
       !found[1].is_number_unsigned()) {
     refuse(name, "is not a range");
@@ -133,7 +160,7 @@ json to_value(Hello const& hello) {
   return value;
 }
 
-Hello hello_from(json const& value) {
+Hello hello_from(Fields& value) {
   Hello hello;
   hello.request = number(value, "request");
   hello.receiver = number(value, "receiver");
@@ -141,10 +168,10 @@ Hello hello_from(json const& value) {
     if (id > std::numeric_limits<std::uint16_t>::max()) { refuse("layouts", "holds no layout id"); }
     hello.layout_ids.push_back(static_cast<std::uint16_t>(id));
   }
-  json const& address = field(value, "address");
+  json const& address = value.get("address");
   if (!address.is_binary()) { refuse("address", "is not a byte string"); }
   hello.address = WorkerAddress::from_bytes(std::as_bytes(std::span(address.get_binary())));
-  if (auto const found = value.find("process"); found != value.end()) {
+  if (auto const* const found = value.find("process")) {
     if (!found->is_array() || found->size() != 5) { refuse("process", "is not five numbers"); }
     std::array<std::uint64_t, 5> numbers{};
     for (std::size_t i = 0; i < numbers.size(); ++i) {
@@ -189,7 +216,7 @@ json to_value(CopyImage const& copy) {
           {"bytes", copy.landing_bytes}};
 }
 
-CopyImage image_from(json const& value) {
+CopyImage image_from(Fields& value) {
   CopyImage copy;
   copy.request = number(value, "request");
   copy.fill = flag(value, "fill");
@@ -213,26 +240,27 @@ json to_value(Reply const& reply) {
              {"bytes", reply.bytes}};
   if (reply.error) {
     value["error"] = place_of(kErrorCodes, *reply.error, "error code");
-    value["text"] = reply.text;
+    value["text"] = reply.text.substr(0, Reply::kMaxTextBytes);
   }
   return value;
 }
 
-Reply reply_from(json const& value) {
+Reply reply_from(Fields& value) {
   Reply reply;
   reply.request = number(value, "request");
   reply.address = number(value, "address");
   reply.bytes = number(value, "bytes");
-  if (value.contains("error")) {
+  if (value.find("error") != nullptr) {
     auto const code = number(value, "error");
     // A code that this version does not know is still a failure.
     reply.error = code < kErrorCodes.size() ? kErrorCodes[code] : ErrorCode::Internal;
     reply.text = text(value, "text");
+    if (reply.text.size() > Reply::kMaxTextBytes) { refuse("text", "is too long"); }
   }
   return reply;
 }
 
-MessageBody body_from(json const& value) {
+MessageBody body_from(Fields& value) {
   std::string const type = text(value, "type");
   if (type == "hello") { return hello_from(value); }
   if (type == "farewell") { return Farewell{flag(value, "shuts_down")}; }
@@ -253,6 +281,7 @@ MessageBody body_from(json const& value) {
 std::vector<std::byte> Message::to_bytes() const {
   json value = std::visit([](auto const& given) { return to_value(given); }, body);
   value["from"] = worker_id;
+  value["session"] = session;
   value["sequence"] = sequence;
   value["taken"] = taken;
   return detail::seal(kEnvelope, value);
@@ -265,12 +294,14 @@ bool Message::is_ours(std::span<std::byte const> bytes) noexcept {
 
 Message Message::from_bytes(std::span<std::byte const> bytes) {
   json const value = detail::unseal(kEnvelope, bytes);
-  if (!value.is_object()) { refuse("content", "is not an object"); }
+  Fields fields(value);
   Message message;
-  message.worker_id = number(value, "from");
-  message.sequence = number(value, "sequence");
-  message.taken = number(value, "taken");
-  message.body = body_from(value);
+  message.worker_id = number(fields, "from");
+  message.session = number(fields, "session");
+  message.sequence = number(fields, "sequence");
+  message.taken = number(fields, "taken");
+  message.body = body_from(fields);
+  fields.expect_all_read();
   return message;
 }
 

@@ -78,6 +78,8 @@ struct CopyImage {
 
 /// The answer to a request.
 struct Reply {
+  static constexpr std::size_t kMaxTextBytes = 4096;  ///< what is beyond is not sent
+
   std::uint64_t request = 0;
   std::optional<ErrorCode> error;  ///< empty: done
   std::string text;                ///< of the error
@@ -99,8 +101,9 @@ struct Message {
   static constexpr std::size_t kMaxBytes = std::size_t{16} << 20U;
 
   std::uint64_t worker_id = 0;  ///< of the sender
-  std::uint64_t sequence = 0;   ///< counts what the sender sent to this receiver, from 1
-  std::uint64_t taken = 0;      ///< messages of the receiver that the sender has taken
+  std::uint64_t session = 0;    ///< drawn by lot whenever the sender meets the receiver anew
+  std::uint64_t sequence = 0;   ///< counts what the sender sent in this session, from 1
+  std::uint64_t taken = 0;      ///< the sender has taken all of the receiver's up to this number
   MessageBody body;
 
   /// Sealed like metadata, magic "KVBMNOTE".

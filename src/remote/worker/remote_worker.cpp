@@ -269,7 +269,6 @@ std::vector<ImportedLayout> RemoteWorker::Impl::import_worker(SerializedLayout c
                            "needs its own agent name",
                            metadata.worker_id, agent_->name()));
   std::shared_ptr<Contact> contact;
-  bool is_new = false;
   {
     std::lock_guard const lock(mutex_);
     KVBM_EXPECTS(!peers_.contains(metadata.worker_id), AlreadyExists,
@@ -287,21 +286,14 @@ std::vector<ImportedLayout> RemoteWorker::Impl::import_worker(SerializedLayout c
     }
     if (auto const found = contacts_.find(metadata.worker_id); found != contacts_.end()) {
       contact = found->second;
+    } else {
+      contact = make_contact(metadata.worker_id, metadata.address, metadata.process);
+      contacts_.emplace(metadata.worker_id, contact);  // from here on its answers find it
     }
   }
-  if (contact == nullptr) {
-    is_new = true;
-    agent_->forget_remote(metadata.address.agent_name);  // of a worker that had the name before
-    contact = std::make_shared<Contact>(agent_, worker_id_, metadata.worker_id, metadata.address,
-                                        metadata.process);
-  }
-  contact->expect_alive();
-  contact->learn(metadata.address);
-  if (is_new) {  // so that its answers find it
-    std::lock_guard const lock(mutex_);
-    contacts_.insert_or_assign(metadata.worker_id, contact);
-  }
   try {
+    contact->expect_alive();
+    contact->learn(metadata.address);
     introduce(contact, metadata);
     auto const peer =
         std::make_shared<NixlPeer>(agent_, contact, exposed_, calls_, metadata.landing);

@@ -66,7 +66,10 @@ class RemoteWorker::Impl {
 
   /// The contact of a message's sender; makes or replaces it for a Hello. Null: a stranger.
   std::shared_ptr<Contact> contact_of(NixlAgent::Message const& raw, Message const& message);
-  [[nodiscard]] std::shared_ptr<Contact> find_contact(std::uint64_t worker_id) const;
+  /// A worker that is met for the first time; whoever had its agent name before has ended.
+  /// @pre  mutex_ is held
+  std::shared_ptr<Contact> make_contact(std::uint64_t worker_id, WorkerAddress const& address,
+                                        std::optional<memory::ProcessName> const& process);
   [[nodiscard]] std::vector<std::shared_ptr<Contact>> importers() const;
   /// Takes back what was lent to workers that have ended, or to this one.
   void reclaim_landing(std::optional<std::uint64_t> worker_id);
@@ -100,7 +103,8 @@ class RemoteWorker::Impl {
   std::map<layout::LayoutHandle, Exposure> exposures_;
   std::map<std::uint64_t, std::shared_ptr<Contact>> contacts_;      ///< by worker id
   std::map<std::uint64_t, std::shared_ptr<transfer::Peer>> peers_;  ///< imported, by worker id
-  std::set<std::uint64_t> importers_;                               ///< that said hello
+  std::vector<std::weak_ptr<Contact>> all_contacts_;  ///< also such as only transfers hold
+  std::set<std::uint64_t> importers_;                 ///< that said hello
 
   std::optional<memory::Arena> landing_;
   std::shared_ptr<void const> landing_registration_;

@@ -98,15 +98,35 @@ std::shared_ptr<Contact> RemoteWorker::Impl::contact_of(NixlAgent::Message const
   if (hello == nullptr || hello->address.agent_name != raw.agent || raw.agent == agent_->name()) {
     return nullptr;
   }
-  // A worker that was started again under its old name: the one before has ended.
-  for (auto const& [id, contact] : contacts_) {
-    if (contact->agent_name() != raw.agent) { continue; }
-    contact->mark_gone(fmt::format("worker {} has taken its name", message.worker_id));
-    contact->disconnect();
-  }
-  auto contact = std::make_shared<Contact>(agent_, worker_id_, message.worker_id, hello->address,
-                                           hello->process);
+  auto contact = make_contact(message.worker_id, hello->address, hello->process);
   contacts_.emplace(message.worker_id, contact);
+  return contact;
+}
+
+std::shared_ptr<Contact> RemoteWorker::Impl::make_contact(
+    std::uint64_t worker_id, WorkerAddress const& address,
+    std::optional<memory::ProcessName> const& process) {
+  // A contact that ends later would take the connection of its successor with it.
+  std::erase_if(all_contacts_, [](auto const& weak) { return weak.expired(); });
+  for (auto const& weak : all_contacts_) {
+    auto const before = weak.lock();
+    if (before == nullptr || before->agent_name() != address.agent_name) { continue; }
+    before->mark_gone(fmt::format("worker {} has taken its name", worker_id));
+    before->disconnect();
+  }
+  auto contact = std::make_shared<Contact>(agent_, worker_id_, worker_id, address, process);
+  // Who has ended and is imported no more is forgotten now, so that restarts leave nothing behind.
+  std::erase_if(contacts_, [this](auto const& entry) {
+    if (peers_.contains(entry.first)) { return false; }
+    try {
+      entry.second->expect_alive();
+      return false;
+    } catch (PeerError const&) {
+      importers_.erase(entry.first);
+      return true;
+    }
+  });
+  all_contacts_.push_back(contact);
   return contact;
 }
 
