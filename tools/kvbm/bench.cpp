@@ -178,6 +178,7 @@ void add_bench(Commands& commands) {
   options->output.add_to(verb, true);
   add_figures(commands, verb);
   add_gpu_bench(commands, verb);
+  add_remote_bench(commands, verb);
 }
 
 }  // namespace kvbm::cli

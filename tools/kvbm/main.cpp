@@ -56,6 +56,7 @@ int run(int argc, char** argv) {
   add_explain(commands);
   add_verify(commands);
   add_demo_onboard(commands);
+  add_remote_worker(commands);
   for (CLI::App* const verb : app.get_subcommands({})) {
     verb->footer(kFooter);
   }

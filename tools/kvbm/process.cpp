@@ -57,15 +57,17 @@ ProcessResult run_process(std::vector<std::string> const& arguments) {
 
 std::string own_path() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
 
-bool has_program(std::string const& name) {
+bool has_program(std::string const& name) { return !find_program(name).empty(); }
+
+std::string find_program(std::string const& name) {
   char const* const path = std::getenv("PATH");
   std::istringstream folders(path != nullptr ? path : "");
   for (std::string folder; std::getline(folders, folder, ':');) {
     folder += '/';
     folder += name;
-    if (::access(folder.c_str(), X_OK) == 0) { return true; }
+    if (::access(folder.c_str(), X_OK) == 0) { return folder; }
   }
-  return false;
+  return {};
 }
 
 }  // namespace kvbm::cli

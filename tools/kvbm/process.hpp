@@ -21,5 +21,7 @@ std::string own_path();
 
 /// Whether a program is in PATH.
 bool has_program(std::string const& name);
+/// Its path; empty where it is not.
+std::string find_program(std::string const& name);
 
 }  // namespace kvbm::cli

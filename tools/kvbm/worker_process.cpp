@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker_process.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "kvbm/core/error.hpp"
+#include "process.hpp"
+
+namespace kvbm::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kMaxMessageBytes = std::size_t{1} << 30U;
+/// Nothing that a worker is asked takes longer.
+constexpr std::chrono::seconds kAnswerTimeout{180};
+constexpr std::chrono::seconds kEndTimeout{10};
+
+ErrorCode error_code_of(std::string const& name) {
+  for (int code = 0; code <= static_cast<int>(ErrorCode::Internal); ++code) {
+    if (to_string(static_cast<ErrorCode>(code)) == name) { return static_cast<ErrorCode>(code); }
+  }
+  return ErrorCode::Internal;
+}
+
+std::vector<std::string> merged(WorkerProcess::Environment const& extra) {
+  std::vector<std::string> result;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    std::string const text = *entry;
+    if (!extra.contains(text.substr(0, text.find('=')))) { result.push_back(text); }
+  }
+  for (auto const& [name, value] : extra) {
+    result.push_back(name + "=" + value);
+  }
+  return result;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> result;
+  for (auto& text : texts) {
+    result.push_back(text.data());
+  }
+  result.push_back(nullptr);
+  return result;
+}
+
+}  // namespace
+
+Channel::~Channel() {
+  if (fd_ >= 0) { ::close(fd_); }
+}
+
+void Channel::send(nlohmann::json const& document) const {
+  auto const body = nlohmann::json::to_cbor(document);
+  std::uint64_t const length = body.size();
+  std::vector<std::uint8_t> message(sizeof length + body.size());
+  std::memcpy(message.data(), &length, sizeof length);
+  std::copy(body.begin(), body.end(), message.begin() + sizeof length);
+  for (std::size_t sent = 0; sent < message.size();) {
+    ssize_t const done = ::send(fd_, message.data() + sent, message.size() - sent, MSG_NOSIGNAL);
+    if (done < 0 && errno == EINTR) { continue; }
+    if (done < 0) { throw PeerError("its end of the channel is closed"); }
+    sent += static_cast<std::size_t>(done);
+  }
+}
+
+void Channel::read(char* to, std::size_t bytes, Clock::time_point deadline) const {
+  while (bytes > 0) {
+    auto const left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    bool const endless = deadline == Clock::time_point::max();
+    pollfd waiting{fd_, POLLIN, 0};
+    int const ready =
+        ::poll(&waiting, 1, endless ? -1 : static_cast<int>(std::clamp<long>(left, 0, 1 << 30)));
+    if (ready < 0 && errno == EINTR) { continue; }
+    if (ready == 0) { throw TimeoutError("no answer in time"); }
+    ssize_t const got = ::read(fd_, to, bytes);
+    if (got < 0 && errno == EINTR) { continue; }
+    if (got <= 0) { throw PeerError("it has ended"); }
+    to += got;
+    bytes -= static_cast<std::size_t>(got);
+  }
+}
+
+nlohmann::json Channel::receive(std::chrono::milliseconds timeout) const {
+  auto const deadline = timeout.count() < 0 ? Clock::time_point::max() : Clock::now() + timeout;
+  std::uint64_t length = 0;
+  read(reinterpret_cast<char*>(&length), sizeof length, deadline);
+  KVBM_EXPECTS(length <= kMaxMessageBytes, Corrupt, fmt::format("a message of {} bytes", length));
+  std::vector<char> body(length);
+  read(body.data(), body.size(), deadline);
+  return nlohmann::json::from_cbor(body);
+}
+
+WorkerProcess::Started WorkerProcess::start(Environment const& environment) {
+  std::array<int, 2> ends{};
+  KVBM_EXPECTS(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) == 0, Io,
+               "socketpair: " + describe_errno(errno));
+  std::vector<std::string> arguments{own_path(), "remote-worker", "--parent",
+                                     std::to_string(::getpid())};
+  auto variables = merged(environment);
+  auto const argv = pointers(arguments);
+  auto const envp = pointers(variables);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
+  pid_t child = -1;
+  int const error = ::posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), envp.data());
+  posix_spawn_file_actions_destroy(&actions);
+  ::close(ends[1]);
+  if (error != 0) {
+    ::close(ends[0]);
+    throw Error(ErrorCode::Io, "cannot start a worker: " + describe_errno(error), error);
+  }
+  return {child, ends[0]};
+}
+
+WorkerProcess::WorkerProcess(std::string name, Environment const& environment)
+    : WorkerProcess(std::move(name), start(environment)) {}
+
+WorkerProcess::WorkerProcess(std::string name, Started started)
+    : name_(std::move(name)), pid_(started.pid), channel_(started.fd) {}
+
+WorkerProcess::~WorkerProcess() {
+  if (pid_ < 0) { return; }
+  try {
+    channel_.send({{"do", "end"}});
+    auto const deadline = Clock::now() + kEndTimeout;
+    while (Clock::now() < deadline) {
+      if (::waitpid(pid_, nullptr, WNOHANG) == pid_) { return; }
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  } catch (std::exception const&) {  // it has ended by itself, or will now
+  }
+  kill();
+}
+
+void WorkerProcess::kill() {
+  if (pid_ < 0) { return; }
+  ::kill(pid_, SIGKILL);
+  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {}
+  pid_ = -1;
+}
+
+nlohmann::json WorkerProcess::call(nlohmann::json const& question) {
+  ask(question);
+  return answer();
+}
+
+nlohmann::json WorkerProcess::answer() {
+  nlohmann::json result;
+  try {
+    result = channel_.receive(kAnswerTimeout);
+  } catch (TimeoutError const& error) {
+    throw TimeoutError(fmt::format("process {}: {}", name_, error.what()));
+  } catch (PeerError const& error) {
+    throw PeerError(fmt::format("process {}: {}", name_, error.what()));
+  }
+  if (result.contains("error")) {
+    throw_error(error_code_of(result.at("error").get<std::string>()),
+                result.at("message").get<std::string>());
+  }
+  return result;
+}
+
+Channel join_parent() {
+  int const fd = ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
+  KVBM_EXPECTS(fd >= 0, Io, "the channel to the parent: " + describe_errno(errno));
+  int const nothing = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (nothing >= 0) {
+    ::dup2(nothing, STDIN_FILENO);
+    ::close(nothing);
+  }
+  ::dup2(STDERR_FILENO, STDOUT_FILENO);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  return Channel(fd);
+}
+
+}  // namespace kvbm::cli
