@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
@@ -43,46 +42,17 @@ def iterate(notification: TransferCompleteNotification) -> Generator[Any, None, 
     return _wait(notification).__await__()
 
 
-class _Poll:
-    """One wait in a thread; what comes after the task was cancelled goes to the next caller."""
-
-    def __init__(self, notices: WriteNotices) -> None:
-        self._notices = notices
-        self._lock = threading.Lock()
-        self._outcome: tuple[WriteNotification | None, bool] = (None, False)
-        self._cancelled = False
-
-    def run(self) -> None:
-        outcome = self._notices.poll(_SLICE)
-        with self._lock:
-            self._outcome = outcome
-            if self._cancelled:
-                self._give_back()
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            self._give_back()
-
-    def _give_back(self) -> None:
-        notification, self._outcome = self._outcome[0], (None, False)
-        if notification is not None:
-            self._notices.give_back(notification)
-
-    async def outcome(self) -> tuple[WriteNotification | None, bool]:
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self.run)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        return self._outcome
-
-
 async def iterate_notices(notices: WriteNotices) -> AsyncIterator[WriteNotification]:
-    """What `async for notification in notices` runs; ends when the manager is closed."""
+    """What `async for notification in notices` runs; ends when the manager is closed.
+
+    A task that is cancelled while it waits has taken nothing.
+    """
+    loop = asyncio.get_running_loop()
     while True:
-        notification, ended = await _Poll(notices).outcome()
+        notification = notices.next(0.0)
         if notification is not None:
             yield notification
-        elif ended:
+            continue
+        ready, ended = await loop.run_in_executor(None, notices.poll, _SLICE)
+        if ended and not ready:
             return

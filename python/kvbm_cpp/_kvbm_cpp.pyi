@@ -1640,11 +1640,10 @@ class WriteNotices:
         Calls callback(notification) for every one from now on, on a thread of this subscription's own, until it is dropped or the manager closed; next() then receives none. An exception goes to sys.unraisablehook.
         """
 
-    def poll(self, timeout: float) -> tuple[WriteNotification | None, bool]:
-        """What came within `timeout` seconds, and whether nothing more will."""
-
-    def give_back(self, notification: WriteNotification) -> None:
-        """Puts it back for the next caller."""
+    def poll(self, timeout: float) -> tuple[bool, bool]:
+        """
+        Waits for the next one, at most about `timeout` seconds, without taking it: whether next(0) gives it, and whether nothing more will come.
+        """
 
     def __aiter__(self) -> AsyncIterator[WriteNotification]: ...
 

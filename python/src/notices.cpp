@@ -21,35 +21,43 @@ using remote::WriteNotices;
 using remote::WriteNotification;
 using Clock = std::chrono::steady_clock;
 
-// A subscription, and what an asyncio task that was cancelled gave back.
+// A subscription. Waiting and taking are apart, so that an asyncio task that is cancelled while a
+// thread waits for it has taken nothing.
 class PyNotices {
  public:
   explicit PyNotices(WriteNotices notices) : notices_(std::move(notices)) {}
 
-  struct Outcome {
-    std::optional<WriteNotification> notification;
-    bool ended = false;  // nothing will come any more
+  struct State {
+    bool ready = false;  // there is something to take
+    bool ended = false;  // nothing more will come
   };
 
-  // Without the interpreter lock.
-  Outcome poll(std::chrono::nanoseconds timeout) {
+  // Waits until there is something to take. Without the interpreter lock.
+  State poll(std::chrono::nanoseconds timeout) {
+    Clock::time_point const begin = Clock::now();
+    std::unique_lock const filling(filling_, std::min(timeout, kSignalInterval));
     {
       std::lock_guard const lock(mutex_);
-      if (!given_back_.empty()) {
-        auto const first = given_back_.front();
-        given_back_.pop_front();
-        return {first, false};
-      }
+      if (!waiting_.empty()) { return {true, false}; }
     }
-    Clock::time_point const begin = Clock::now();
-    auto const notification = notices_->next(timeout);
+    if (!filling.owns_lock()) { return {}; }
+    Clock::time_point const now = Clock::now();
+    std::chrono::nanoseconds const left =
+        std::max<std::chrono::nanoseconds>(timeout - (now - begin), std::chrono::nanoseconds(0));
+    auto const notification = notices_->next(left);
     // A subscription whose manager is gone does not wait.
-    return {notification, !notification && Clock::now() - begin < timeout};
+    if (!notification) { return {false, Clock::now() - now < left}; }
+    std::lock_guard const lock(mutex_);
+    waiting_.push_back(*notification);
+    return {true, false};
   }
 
-  void give_back(WriteNotification const& notification) {
+  std::optional<WriteNotification> take() {
     std::lock_guard const lock(mutex_);
-    given_back_.push_back(notification);
+    if (waiting_.empty()) { return std::nullopt; }
+    auto const first = waiting_.front();
+    waiting_.pop_front();
+    return first;
   }
 
   void on_each(std::function<void(WriteNotification const&)> callback) {
@@ -72,8 +80,9 @@ class PyNotices {
   };
 
   Subscription notices_;
+  std::timed_mutex filling_;  // held by who waits, so that the order stays
   std::mutex mutex_;
-  std::deque<WriteNotification> given_back_;
+  std::deque<WriteNotification> waiting_;
 };
 
 std::optional<WriteNotification> next(PyNotices& self, nb::handle timeout) {
@@ -88,14 +97,14 @@ std::optional<WriteNotification> next(PyNotices& self, nb::handle timeout) {
       last = left <= slice;
       slice = std::min(slice, std::max(left, std::chrono::nanoseconds(0)));
     }
-    PyNotices::Outcome outcome;
+    PyNotices::State state;
     {
       GilRelease const unlocked;
-      outcome = self.poll(slice);
+      state = self.poll(slice);
     }
-    if (outcome.notification) { return outcome.notification; }
+    if (auto const notification = self.take()) { return notification; }
     if (PyErr_CheckSignals() != 0) { throw nb::python_error(); }
-    if (last || outcome.ended) { return std::nullopt; }
+    if (last || state.ended) { return std::nullopt; }
   }
 }
 
@@ -160,17 +169,16 @@ void bind_notices(nb::module_& m) {
           "poll",
           [](PyNotices& self, double timeout) {
             auto const limit = to_duration(timeout, "timeout");
-            PyNotices::Outcome outcome;
+            PyNotices::State state;
             {
               GilRelease const unlocked;
-              outcome = self.poll(limit);
+              state = self.poll(limit);
             }
-            return nb::make_tuple(to_object(outcome.notification), outcome.ended);
+            return nb::make_tuple(state.ready, state.ended);
           },
-          nb::sig("def poll(self, timeout: float) -> tuple[WriteNotification | None, bool]"),
-          nb::arg("timeout"), "What came within `timeout` seconds, and whether nothing more will.")
-      .def("give_back", &PyNotices::give_back, nb::arg("notification"),
-           "Puts it back for the next caller.")
+          nb::sig("def poll(self, timeout: float) -> tuple[bool, bool]"), nb::arg("timeout"),
+          "Waits for the next one, at most about `timeout` seconds, without taking it: whether "
+          "next(0) gives it, and whether nothing more will come.")
       .def(
           "__aiter__",
           [](nb::object const& self) {

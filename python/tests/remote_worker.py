@@ -219,6 +219,17 @@ class Worker:
         self.begin("move", src, src_ids, dst, dst_ids, **options)
         self.wait("move")
 
+    def await_free(self, src: str | int, src_ids: Ids, dst: str, dst_ids: Ids) -> None:
+        """Moves blocks as soon as no transfer that was given up can touch them any more."""
+        deadline = time.monotonic() + 40.0
+        while True:
+            try:
+                return self.move(src, src_ids, dst, dst_ids)
+            except (kvbm.BusyError, kvbm.PeerLostError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
     def explain(
         self, src: str | int, src_ids: Ids, dst: str | int, dst_ids: Ids, **options: Any
     ) -> tuple[str, int, str]:

@@ -198,7 +198,7 @@ def test_m6_a_worker_is_imported_once(pair: Pair) -> None:
     assert b.checksums("g2", [0]) == a.checksums("g2", [0])
 
 
-def test_m9_descriptors_of_own_layouts_only(pair: Pair) -> None:
+def test_m9_descriptors_of_own_layouts_only() -> None:
     with kvbm.TransferManager(host_device_bytes=1 << 24, cuda_pool_reserve_size=0) as manager:
         builder = manager.layout_builder().config(kvbm.LayoutConfig(**SHAPE))
         layout = builder.fully_contiguous(kvbm.KvBlockLayout.UniversalTP).allocate_pinned().build()
