@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <condition_variable>
+#include <cstdint>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <utility>
 
 #include "kvbm/manager/transfer_manager.hpp"
@@ -39,6 +43,23 @@ class TransferManager::Impl {
 
  private:
   friend class TransferManager;
+
+  /// A worker is imported or unimported by one thread at a time: others wait.
+  class Turn {
+   public:
+    Turn(Impl& owner, std::uint64_t worker_id);
+    Turn(Turn const&) = delete;
+    Turn& operator=(Turn const&) = delete;
+    ~Turn();
+
+   private:
+    Impl& owner_;
+    std::uint64_t const worker_id_;
+  };
+  std::mutex turns_mutex_;
+  std::condition_variable turn_ended_;
+  std::set<std::uint64_t> turns_;  ///< workers
+
   std::unique_ptr<remote::RemoteWorker> remote_;  ///< null: alone
 };
 

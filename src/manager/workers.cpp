@@ -16,6 +16,19 @@ namespace kvbm::manager {
 using layout::LayoutHandle;
 using remote::LogicalLayoutHandle;
 
+TransferManager::Impl::Turn::Turn(Impl& owner, std::uint64_t worker_id)
+    : owner_(owner), worker_id_(worker_id) {
+  std::unique_lock lock(owner_.turns_mutex_);
+  owner_.turn_ended_.wait(lock, [&] { return !owner_.turns_.contains(worker_id_); });
+  owner_.turns_.insert(worker_id_);
+}
+
+TransferManager::Impl::Turn::~Turn() {
+  std::lock_guard const lock(owner_.turns_mutex_);
+  owner_.turns_.erase(worker_id_);
+  owner_.turn_ended_.notify_all();
+}
+
 void TransferManager::Impl::join(remote::RemoteOptions options) {
   remote::RemoteHooks hooks;
   // The worker's threads have ended before the registry goes: see the destructor.
@@ -97,12 +110,17 @@ std::uint64_t TransferManager::import_metadata(std::span<std::byte const> metada
 }
 
 std::uint64_t TransferManager::import_metadata(remote::SerializedLayout const& metadata) {
-  impl_->registry_.add_worker(impl_->remote().import_worker(metadata));
+  auto& remote = impl_->remote();
+  Impl::Turn const turn(*impl_, metadata.worker_id);
+  remote.import_worker(metadata, [this](std::vector<remote::ImportedLayout> layouts) {
+    impl_->registry_.add_worker(std::move(layouts));
+  });
   return metadata.worker_id;
 }
 
 void TransferManager::unimport_worker(std::uint64_t worker_id) {
   auto& remote = impl_->remote();
+  Impl::Turn const turn(*impl_, worker_id);
   for (LayoutHandle const handle : impl_->registry_.remove_worker(worker_id)) {
     impl_->plans_.forget(handle);
   }

@@ -14,16 +14,19 @@ constexpr std::chrono::milliseconds kLook{2};
 
 }  // namespace
 
-Calls::Call::Call(Calls& owner, std::shared_ptr<Contact> contact)
-    : owner_(owner), contact_(std::move(contact)) {
+Calls::Call::Call(Calls& owner, std::shared_ptr<Contact> contact, Until until)
+    : owner_(owner), contact_(std::move(contact)), until_(until) {
   std::lock_guard const lock(owner_.mutex_);
   id_ = owner_.next_id_++;
   owner_.waiting_.emplace(id_, this);
 }
 
-Calls::Call::~Call() {
+Calls::Call::~Call() { static_cast<void>(forget()); }
+
+std::optional<Reply> Calls::Call::forget() {
   std::lock_guard const lock(owner_.mutex_);
   owner_.waiting_.erase(id_);
+  return std::exchange(reply_, std::nullopt);
 }
 
 Reply Calls::Call::wait(transfer::Peer::ShouldStop const& should_stop) {
@@ -50,18 +53,25 @@ std::optional<Reply> Calls::Call::wait_until(std::chrono::steady_clock::time_poi
   return reply_;
 }
 
-void Calls::answer(std::uint64_t worker_id, Reply reply) {
+bool Calls::answer(std::uint64_t worker_id, Reply reply) {
   std::lock_guard const lock(mutex_);
   auto const found = waiting_.find(reply.request);
-  if (found == waiting_.end() || found->second->contact_->worker_id() != worker_id) { return; }
-  found->second->reply_ = std::move(reply);
+  if (found == waiting_.end() || found->second->contact_->worker_id() != worker_id) {
+    return false;
+  }
+  auto& given = found->second->reply_;
+  if (given) { return false; }
+  given = std::move(reply);
   answered_.notify_all();
+  return true;
 }
 
 void Calls::give_up(std::uint64_t worker_id) {
   std::lock_guard const lock(mutex_);
   for (auto& [id, call] : waiting_) {
-    if (call->contact_->worker_id() == worker_id) { call->given_up_ = true; }
+    if (call->contact_->worker_id() == worker_id && call->until_ == Until::Farewell) {
+      call->given_up_ = true;
+    }
   }
   answered_.notify_all();
 }

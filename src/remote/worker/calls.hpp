@@ -20,10 +20,14 @@ namespace kvbm::remote {
 /// Threads  all methods may be called concurrently.
 class Calls {
  public:
+  /// Until when a reply may come: a worker that says farewell uses nothing of ours any more, but
+  /// still serves us until it ends.
+  enum class Until { Farewell, End };
+
   /// A request under way; forgets it when it ends, so that a late reply finds nobody.
   class Call {
    public:
-    Call(Calls& owner, std::shared_ptr<Contact> contact);
+    Call(Calls& owner, std::shared_ptr<Contact> contact, Until until = Until::End);
     Call(Call const&) = delete;
     Call& operator=(Call const&) = delete;
     ~Call();
@@ -34,19 +38,23 @@ class Calls {
     Reply wait(transfer::Peer::ShouldStop const& should_stop);
     /// The reply if it came by then. @throws PeerError as wait
     std::optional<Reply> wait_until(std::chrono::steady_clock::time_point deadline);
+    /// Waits no more: the reply if it is there, and any later one finds nobody.
+    std::optional<Reply> forget();
 
    private:
     friend class Calls;
     Calls& owner_;
     std::shared_ptr<Contact> const contact_;
+    Until const until_;
     std::uint64_t id_ = 0;
     std::optional<Reply> reply_;
     bool given_up_ = false;
   };
 
-  /// Hands a reply to whoever waits for it; only the worker that was asked may answer.
-  void answer(std::uint64_t worker_id, Reply reply);
-  /// Fails what waits for this worker: it will not answer. Others go on.
+  /// Hands a reply to whoever waits for it; only the worker that was asked may answer, and once.
+  /// @return whether somebody waited for it
+  bool answer(std::uint64_t worker_id, Reply reply);
+  /// This worker has said farewell: fails what waits for it until then. Others go on.
   void give_up(std::uint64_t worker_id);
   /// Fails all that wait, now and later.
   void close();

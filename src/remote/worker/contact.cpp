@@ -4,28 +4,57 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <random>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/core/log.hpp"
 
 namespace kvbm::remote {
 namespace {
 
-/// Numbers that may come out of order. NIXL keeps the order, so what is missing behind so many was
-/// lost with a connection, or is a liar's: it is waited for no longer, or the count of what was
-/// taken would stand still and the sender give up.
-constexpr std::size_t kMaxAhead = 1024;
-/// Messages that a worker may leave lying, and after how many it is told how far we are. More than
-/// kMaxAhead.
-constexpr std::uint64_t kMaxUntaken = 4096;
+using Clock = std::chrono::steady_clock;
+
+/// Numbers that may come out of order: what a connection lost is sent again. More than a sender may
+/// leave unanswered are a liar's.
+constexpr std::size_t kMaxAhead = 8192;
+/// Messages that a worker may leave lying, and after how many it is told how far we are.
+constexpr std::size_t kMaxUntaken = 4096;
 constexpr std::uint64_t kTellEvery = 512;
+/// ... or how long, where nothing else is said to it.
+constexpr std::chrono::milliseconds kTellAfter{20};
+/// How long a message may go unanswered before it is sent again; doubles each time.
+constexpr std::chrono::milliseconds kFirstPatience{250};
+constexpr std::chrono::milliseconds kMostPatience{8000};
+/// As many are sent again at once.
+constexpr std::size_t kSentAgain = 64;
+
+/// Sessions that are remembered as over.
+constexpr std::size_t kPastSessions = 64;
 
 /// Never 0, which stands for none.
 std::uint64_t draw_session() {
   std::random_device random;
   return std::uniform_int_distribution<std::uint64_t>(1)(random);
+}
+
+/// The agent that NIXL metadata says to be of, where they are written as NIXL 1.x does: NIXL loads
+/// them whoever they are of, and what is loaded in a known agent's name is hard to undo.
+std::optional<std::string> agent_of(std::span<std::byte const> metadata) {
+  constexpr std::string_view kHead = "nixlSerDes|Agent";
+  std::string_view const text(reinterpret_cast<char const*>(metadata.data()), metadata.size());
+  std::uint64_t length = 0;
+  if (!text.starts_with(kHead) || text.size() < kHead.size() + sizeof(length)) {
+    return std::nullopt;
+  }
+  std::memcpy(&length, text.data() + kHead.size(), sizeof(length));
+  auto const rest = text.substr(kHead.size() + sizeof(length));
+  if (length > rest.size()) { return std::nullopt; }
+  return std::string(rest.substr(0, static_cast<std::size_t>(length)));
 }
 
 std::optional<memory::ProcessWatch> watch(std::optional<memory::ProcessName> const& process) {
@@ -44,7 +73,8 @@ Contact::Contact(std::shared_ptr<NixlAgent> agent, std::uint64_t own_id, std::ui
       name_(fmt::format("worker {} (agent {})", worker_id, agent_name_)),
       session_(draw_session()),
       watch_(watch(process)),
-      metadata_(std::move(address.nixl_metadata)) {}
+      metadata_(std::move(address.nixl_metadata)),
+      patience_(kFirstPatience) {}
 
 Contact::~Contact() {
   if (connected_) { agent_->forget_remote(agent_name_); }
@@ -84,11 +114,12 @@ void Contact::mark_gone(std::string reason) {
 
 void Contact::connect_locked() {
   if (connected_) { return; }
-  std::string const loaded = agent_->load_remote(metadata_);
-  if (loaded != agent_name_) {
-    agent_->forget_remote(loaded);
-    throw CorruptError(fmt::format("the metadata of {} is that of agent {}", name_, loaded));
-  }
+  auto const expect_own_name = [this](std::string const& found) {
+    if (found == agent_name_) { return; }
+    throw CorruptError(fmt::format("the metadata of {} is that of agent {}", name_, found));
+  };
+  if (auto const told = agent_of(metadata_)) { expect_own_name(*told); }
+  expect_own_name(agent_->load_remote(metadata_));
   connected_ = true;
 }
 
@@ -111,23 +142,11 @@ std::uint64_t Contact::generation() const {
   return generation_;
 }
 
-void Contact::send(MessageBody body) {
-  // Under the lock, so that numbers go out in their order.
-  std::lock_guard const lock(mutex_);
-  expect_alive_locked();
-  bool const is_count = std::holds_alternative<Taken>(body);
-  if (next_sequence_ - acknowledged_ > kMaxUntaken && !is_count) {
-    throw PeerError(fmt::format(
-        "{} has not taken the last {} messages: it is stopped or overloaded", name_, kMaxUntaken));
-  }
-  auto const bytes =
-      Message{own_id_, session_, next_sequence_, taken_below_ - 1, std::move(body)}.to_bytes();
+void Contact::post(std::vector<std::byte> const& bytes) {
   for (bool again = true;; again = false) {
     try {
       connect_locked();
       agent_->send(agent_name_, bytes);
-      ++next_sequence_;
-      told_ = taken_below_ - 1;
       return;
     } catch (Error const& error) {
       agent_->forget_remote(agent_name_);
@@ -140,23 +159,84 @@ void Contact::send(MessageBody body) {
   }
 }
 
+void Contact::send(MessageBody body) {
+  // Under the lock, so that numbers go out in their order.
+  std::lock_guard const lock(mutex_);
+  expect_alive_locked();
+  bool const is_count = std::holds_alternative<Taken>(body);
+  if (!is_count && unacknowledged_.size() >= kMaxUntaken) {
+    throw PeerError(
+        fmt::format("{} has not taken the last {} messages: it is stopped or overloaded", name_,
+                    unacknowledged_.size()));
+  }
+  std::uint64_t const sequence = is_count ? 0 : next_sequence_;
+  std::uint64_t const taken = taken_below_ - 1;
+  auto bytes = Message{own_id_, session_, sequence, taken, std::move(body)}.to_bytes();
+  post(bytes);
+  told_ = taken;
+  if (is_count) { return; }
+  ++next_sequence_;
+  if (unacknowledged_.empty()) { progress_ = Clock::now(); }
+  unacknowledged_.push_back({sequence, std::move(bytes)});
+}
+
+void Contact::tend() noexcept {
+  try {
+    bool tell = false;
+    {
+      std::lock_guard const lock(mutex_);
+      if (!gone_.empty()) { return; }
+      auto const now = Clock::now();
+      tell = taken_below_ - 1 != told_ && now - owing_since_ > kTellAfter;
+      if (!unacknowledged_.empty() && now - progress_ > patience_) {
+        expect_alive_locked();
+        // A stopped worker is not buried under the same messages again and again.
+        patience_ = std::min(2 * patience_, kMostPatience);
+        progress_ = now;
+        std::size_t const count = std::min(unacknowledged_.size(), kSentAgain);
+        for (std::size_t i = 0; i < count; ++i) {
+          post(unacknowledged_[i].bytes);
+        }
+      }
+    }
+    if (tell) { send(Taken{}); }
+  } catch (std::exception const& error) {
+    log::write(log::Level::Debug, fmt::format("tending {}: {}", name_, error.what()));
+  }
+}
+
 bool Contact::take(Message const& message) {
   std::lock_guard const lock(mutex_);
   // A liar may say anything here: it only ever hurts itself.
-  acknowledged_ = std::max(acknowledged_, std::min(message.taken, next_sequence_ - 1));
+  bool progress = false;
+  while (!unacknowledged_.empty() && unacknowledged_.front().sequence <= message.taken) {
+    unacknowledged_.pop_front();
+    progress = true;
+  }
+  if (progress) {
+    progress_ = Clock::now();
+    patience_ = kFirstPatience;
+  }
+  if (std::holds_alternative<Taken>(message.body)) { return true; }  // neither numbered nor told
   std::uint64_t const sequence = message.sequence;
   if (sequence == 0 || sequence == std::numeric_limits<std::uint64_t>::max()) { return false; }
   if (message.session != their_session_) {
-    // The worker has met us anew, and counts anew; or it is we who have. What comes late of the
+    // The worker has met us anew, and counts anew; or it is we who have. What comes late of a
     // session before is nothing that anybody waits for.
-    if (their_session_ != 0 && !std::holds_alternative<Hello>(message.body)) { return false; }
+    if (message.session == 0 ||
+        std::ranges::find(past_sessions_, message.session) != past_sessions_.end()) {
+      return false;
+    }
+    if (their_session_ != 0) { past_sessions_.push_back(their_session_); }
+    if (past_sessions_.size() > kPastSessions) { past_sessions_.pop_front(); }
     their_session_ = message.session;
     taken_above_.clear();
     taken_below_ = sequence;
     told_ = sequence - 1;
   }
-  if (sequence < taken_below_ || !taken_above_.insert(sequence).second) { return false; }
-  if (taken_above_.size() > kMaxAhead) { taken_below_ = *taken_above_.begin(); }
+  if (sequence < taken_below_ || sequence - taken_below_ >= kMaxAhead) { return false; }
+  if (taken_below_ - 1 == told_) { owing_since_ = Clock::now(); }
+  if (!taken_above_.insert(sequence).second) { return false; }
   while (taken_above_.erase(taken_below_) != 0) {
     ++taken_below_;
   }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -53,11 +55,15 @@ class Contact {
 
   /// Sends behind everything that was sent before; connects again once if it has to. A worker that
   /// takes nothing is sent no more than a few thousand messages: UCX would queue without limit.
+  /// What was sent is kept until the worker says that it took it, and sent again when that takes
+  /// long: a connection that breaks loses what was under way. Taken alone is neither.
   /// @throws PeerError naming the worker
   void send(MessageBody body);
+  /// To be called from time to time: tells the worker what was taken, sends again what it has not.
+  void tend() noexcept;
 
-  /// Notes what a message says. A Hello of a new session begins a new count; whatever else is of
-  /// another session than the one before is old. @return whether it is new: each is taken once
+  /// Notes what a message says. A new session begins a new count, and ends the one before for good.
+  /// @return whether it is new: each is taken once
   [[nodiscard]] bool take(Message const& message);
   /// Whether the worker should be told what was taken, because nothing else told it for long.
   [[nodiscard]] bool owes_count() const;
@@ -66,6 +72,7 @@ class Contact {
   /// @pre  mutex_ is held
   void connect_locked();
   void expect_alive_locked() const;
+  void post(std::vector<std::byte> const& bytes);
 
   std::shared_ptr<NixlAgent> const agent_;
   std::uint64_t const own_id_;
@@ -81,10 +88,18 @@ class Contact {
   std::string gone_;  ///< why; empty: as far as we know it lives
   std::uint64_t generation_ = 0;
   std::uint64_t next_sequence_ = 1;
-  std::uint64_t acknowledged_ = 0;  ///< the worker has taken so many of ours
-  std::uint64_t told_ = 0;          ///< it knows that we have taken so many of its
+  std::uint64_t told_ = 0;  ///< it knows that we have taken so many of its
+  struct Sent {
+    std::uint64_t sequence = 0;
+    std::vector<std::byte> bytes;
+  };
+  std::deque<Sent> unacknowledged_;
+  std::chrono::steady_clock::time_point progress_{};  ///< when it last took something, or we sent
+  std::chrono::milliseconds patience_;                ///< until we send again
+  std::chrono::steady_clock::time_point owing_since_{};
 
-  std::uint64_t their_session_ = 0;      ///< 0: nothing came yet
+  std::uint64_t their_session_ = 0;  ///< 0: nothing came yet
+  std::deque<std::uint64_t> past_sessions_;
   std::uint64_t taken_below_ = 1;        ///< all smaller numbers were taken
   std::set<std::uint64_t> taken_above_;  ///< and these
 };

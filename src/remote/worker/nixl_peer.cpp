@@ -179,12 +179,21 @@ std::shared_ptr<transfer::Landing const> NixlPeer::borrow_landing(std::uint64_t 
   while (true) {
     Calls::Call call(*calls_, contact_);
     contact_->send(BorrowLanding{call.id(), bytes});
-    Reply const reply = call.wait(should_stop);
+    Reply reply;
+    try {
+      reply = call.wait(should_stop);
+    } catch (CancelledError const&) {
+      // What was lent meanwhile goes back; what is lent later finds nobody, and goes back as well.
+      if (auto const late = call.forget(); late && !late->error) {
+        LentLanding const unused(contact_, {late->address, late->bytes});
+      }
+      throw;
+    }
     if (!reply.error) {
       auto const lent =
           std::make_shared<LentLanding>(contact_, transfer::Landing{reply.address, reply.bytes});
       KVBM_EXPECTS(
-          reply.bytes > 0 && reply.address != 0 && reply.address + reply.bytes > reply.address,
+          reply.bytes >= bytes && reply.address != 0 && reply.address + reply.bytes > reply.address,
           Corrupt, fmt::format("{} lends impossible landing memory", name()));
       return {lent, &lent->landing};
     }

@@ -79,6 +79,7 @@ RemoteWorker::Impl::~Impl() {
   std::vector<std::shared_ptr<Contact>> contacts;
   {
     std::lock_guard const lock(mutex_);
+    leaving_ = true;
     for (auto const& [id, contact] : contacts_) {
       contacts.push_back(contact);
     }
@@ -117,22 +118,43 @@ std::vector<std::shared_ptr<Contact>> RemoteWorker::Impl::importers() const {
   return result;
 }
 
-void RemoteWorker::Impl::remove_layout(LayoutHandle handle) {
-  bool exported = false;
-  {
-    std::lock_guard const lock(mutex_);
-    auto const found = exposures_.find(handle);
-    if (found == exposures_.end()) { return; }
-    exported = found->second.exported;
+/// While it lives, no worker that is met begins to use the layout: it would not be asked.
+class RemoteWorker::Impl::Retiring {
+ public:
+  Retiring(Impl& owner, LayoutHandle handle) : owner_(owner), handle_(handle) { count(1U); }
+  Retiring(Retiring const&) = delete;
+  Retiring& operator=(Retiring const&) = delete;
+  ~Retiring() { count(~0U); }
+  [[nodiscard]] bool is_exposed() const noexcept { return is_exposed_; }
+  [[nodiscard]] bool is_exported() const noexcept { return is_exported_; }
+
+ private:
+  void count(unsigned change) {
+    std::lock_guard const lock(owner_.mutex_);
+    auto const found = owner_.exposures_.find(handle_);
+    if (found == owner_.exposures_.end()) { return; }
+    found->second.retiring += change;
+    is_exposed_ = true;
+    is_exported_ = found->second.exported;
   }
-  if (exported) {
+
+  Impl& owner_;
+  LayoutHandle const handle_;
+  bool is_exposed_ = false;
+  bool is_exported_ = false;
+};
+
+void RemoteWorker::Impl::remove_layout(LayoutHandle handle) {
+  Retiring const retiring(*this, handle);
+  if (!retiring.is_exposed()) { return; }
+  if (retiring.is_exported()) {
     struct Asked {
       std::shared_ptr<Contact> contact;
       std::unique_ptr<Calls::Call> call;
     };
     std::vector<Asked> asked;
     for (auto const& contact : importers()) {
-      auto call = std::make_unique<Calls::Call>(*calls_, contact);
+      auto call = std::make_unique<Calls::Call>(*calls_, contact, Calls::Until::Farewell);
       try {
         contact->send(Revoke{call->id(), handle.layout_id()});
         asked.push_back({contact, std::move(call)});
@@ -261,13 +283,28 @@ ImportedLayout RemoteWorker::Impl::import_layout(
           "NIXL: " + why_not};
 }
 
-std::vector<ImportedLayout> RemoteWorker::Impl::import_worker(SerializedLayout const& metadata) {
-  KVBM_EXPECTS(metadata.worker_id != worker_id_, InvalidArgument,
-               fmt::format("worker {}: this is the metadata of this worker itself", worker_id_));
-  KVBM_EXPECTS(metadata.address.agent_name != agent_->name(), InvalidArgument,
-               fmt::format("worker {} names its agent {} as this worker's is named: every worker "
-                           "needs its own agent name",
-                           metadata.worker_id, agent_->name()));
+/// Notes what a worker takes back while it is imported.
+class RemoteWorker::Impl::Importing {
+ public:
+  Importing(Impl& owner, std::uint64_t worker_id) : owner_(owner), worker_id_(worker_id) {
+    std::lock_guard const lock(owner_.importing_mutex_);
+    KVBM_EXPECTS(owner_.importing_.try_emplace(worker_id).second, AlreadyExists,
+                 fmt::format("worker {} is being imported by another thread", worker_id));
+  }
+  Importing(Importing const&) = delete;
+  Importing& operator=(Importing const&) = delete;
+  ~Importing() {
+    std::lock_guard const lock(owner_.importing_mutex_);
+    owner_.importing_.erase(worker_id_);
+  }
+
+ private:
+  Impl& owner_;
+  std::uint64_t const worker_id_;
+};
+
+std::shared_ptr<Contact> RemoteWorker::Impl::meet(SerializedLayout const& metadata) {
+  std::shared_ptr<Contact> pretender;
   std::shared_ptr<Contact> contact;
   {
     std::lock_guard const lock(mutex_);
@@ -284,16 +321,42 @@ std::vector<ImportedLayout> RemoteWorker::Impl::import_worker(SerializedLayout c
                                "again, unimport it first",
                                id, known->agent_name(), id));
     }
-    if (auto const found = contacts_.find(metadata.worker_id); found != contacts_.end()) {
-      contact = found->second;
-    } else {
-      contact = make_contact(metadata.worker_id, metadata.address, metadata.process);
-      contacts_.emplace(metadata.worker_id, contact);  // from here on its answers find it
+    auto const found = contacts_.find(metadata.worker_id);
+    if (found != contacts_.end() && found->second->agent_name() == metadata.address.agent_name) {
+      return found->second;
     }
+    if (found != contacts_.end()) {
+      pretender = found->second;
+      importers_.erase(metadata.worker_id);
+    }
+    contact = make_contact(metadata.worker_id, metadata.address, metadata.process);
+    contacts_[metadata.worker_id] = contact;  // from here on its answers find it
   }
+  if (pretender != nullptr) {
+    // What the application says of a worker counts more than what a stranger said of itself.
+    pretender->mark_gone(
+        fmt::format("worker {} is agent {}", metadata.worker_id, metadata.address.agent_name));
+    reclaim_landing(metadata.worker_id);
+  }
+  return contact;
+}
+
+void RemoteWorker::Impl::import_worker(
+    SerializedLayout const& metadata,
+    std::function<void(std::vector<ImportedLayout>)> const& publish) {
+  KVBM_EXPECTS(metadata.worker_id != worker_id_, InvalidArgument,
+               fmt::format("worker {}: this is the metadata of this worker itself", worker_id_));
+  KVBM_EXPECTS(metadata.address.agent_name != agent_->name(), InvalidArgument,
+               fmt::format("worker {} names its agent {} as this worker's is named: every worker "
+                           "needs its own agent name",
+                           metadata.worker_id, agent_->name()));
+  Importing const importing(*this, metadata.worker_id);
+  auto const contact = meet(metadata);
+  bool is_introduced = false;
   try {
     contact->expect_alive();
     contact->learn(metadata.address);
+    is_introduced = true;
     introduce(contact, metadata);
     auto const peer =
         std::make_shared<NixlPeer>(agent_, contact, exposed_, calls_, metadata.landing);
@@ -301,15 +364,25 @@ std::vector<ImportedLayout> RemoteWorker::Impl::import_worker(SerializedLayout c
     for (auto const& layout : metadata.layouts) {
       layouts.push_back(import_layout(metadata, layout, peer));
     }
-    std::lock_guard const lock(mutex_);
-    KVBM_EXPECTS(peers_.emplace(metadata.worker_id, peer).second, AlreadyExists,
-                 fmt::format("worker {} was imported by another thread", metadata.worker_id));
-    return layouts;
-  } catch (...) {
-    std::lock_guard const lock(mutex_);
-    if (!peers_.contains(metadata.worker_id) && !importers_.contains(metadata.worker_id)) {
-      contacts_.erase(metadata.worker_id);
+    std::lock_guard const importing_lock(importing_mutex_);
+    auto const& revoked = importing_.at(metadata.worker_id);
+    std::erase_if(layouts,
+                  [&](auto const& one) { return revoked.contains(one.handle.layout_id()); });
+    {
+      std::lock_guard const lock(mutex_);
+      peers_.emplace(metadata.worker_id, peer);
     }
+    publish(std::move(layouts));
+  } catch (...) {
+    if (is_introduced) {
+      try {
+        contact->send(Farewell{false});  // it may wait for this worker already, or later
+      } catch (std::exception const&) {  // it is gone
+      }
+    }
+    std::lock_guard const lock(mutex_);
+    peers_.erase(metadata.worker_id);
+    if (!importers_.contains(metadata.worker_id)) { contacts_.erase(metadata.worker_id); }
     throw;
   }
 }
@@ -346,10 +419,15 @@ void RemoteWorker::Impl::forget_worker(std::uint64_t worker_id) {
   }
   try {
     contact->send(Farewell{false});
-  } catch (std::exception const&) {  // it is gone already
+  } catch (std::exception const&) {
     std::lock_guard const lock(mutex_);
-    importers_.erase(worker_id);
-    contacts_.erase(worker_id);
+    try {
+      contact->expect_alive();
+      contacts_.try_emplace(worker_id, contact);  // it may still ask, and has to be answered
+    } catch (PeerError const&) {
+      importers_.erase(worker_id);
+      contacts_.erase(worker_id);
+    }
   }
 }
 
@@ -393,8 +471,9 @@ SerializedLayout RemoteWorker::export_layouts(
   return impl_->export_layouts(layouts);
 }
 WorkerAddress RemoteWorker::address() const { return impl_->address(); }
-std::vector<ImportedLayout> RemoteWorker::import_worker(SerializedLayout const& metadata) {
-  return impl_->import_worker(metadata);
+void RemoteWorker::import_worker(SerializedLayout const& metadata,
+                                 std::function<void(std::vector<ImportedLayout>)> const& publish) {
+  impl_->import_worker(metadata, publish);
 }
 void RemoteWorker::forget_worker(std::uint64_t worker_id) { impl_->forget_worker(worker_id); }
 WriteNotices RemoteWorker::subscribe() { return impl_->subscribe(); }

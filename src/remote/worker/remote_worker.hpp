@@ -76,10 +76,12 @@ class RemoteWorker {
       std::vector<std::pair<layout::LayoutHandle, layout::PhysicalLayout>> const& layouts);
   [[nodiscard]] WorkerAddress address() const;
 
-  /// Meets another worker. Nothing is kept if it throws.
+  /// Meets another worker. Nothing is kept if it throws. One call per worker at a time.
+  /// @param publish  takes its layouts, before the worker could take one of them back
   /// @throws Error(InvalidArgument) this worker's own metadata; Error(AlreadyExists) the worker or
   ///         another one of the same agent name is known; CorruptError, PeerError
-  std::vector<ImportedLayout> import_worker(SerializedLayout const& metadata);
+  void import_worker(SerializedLayout const& metadata,
+                     std::function<void(std::vector<ImportedLayout>)> const& publish);
   /// Forgets a worker: tells it, disconnects. Unknown ones are fine.
   void forget_worker(std::uint64_t worker_id);
 

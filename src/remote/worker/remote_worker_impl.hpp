@@ -36,7 +36,8 @@ class RemoteWorker::Impl {
   SerializedLayout export_layouts(
       std::vector<std::pair<layout::LayoutHandle, layout::PhysicalLayout>> const& layouts);
   [[nodiscard]] WorkerAddress address() const;
-  std::vector<ImportedLayout> import_worker(SerializedLayout const& metadata);
+  void import_worker(SerializedLayout const& metadata,
+                     std::function<void(std::vector<ImportedLayout>)> const& publish);
   void forget_worker(std::uint64_t worker_id);
   WriteNotices subscribe() { return board_.subscribe(); }
   [[nodiscard]] RemoteStats stats() const;
@@ -44,11 +45,15 @@ class RemoteWorker::Impl {
 
  private:
   using Lease = std::shared_ptr<memory::Arena::Lease>;
+  class Importing;
+  class Retiring;
 
   // The thread that takes messages, and what it does with them.
   void run();
   /// @return whether there was any
   bool take_messages();
+  /// Sends again what workers have not taken.
+  void tend_contacts();
   void take(NixlAgent::Message const& message);
   void handle(std::shared_ptr<Contact> const& contact, Hello const& hello);
   void handle(std::shared_ptr<Contact> const& contact, Farewell const& farewell);
@@ -59,8 +64,8 @@ class RemoteWorker::Impl {
   void handle(std::shared_ptr<Contact> const& contact, CopyImage const& copy);
   void handle(std::shared_ptr<Contact> const& contact, Reply const& reply);
   void handle(std::shared_ptr<Contact> const& contact, Taken const& taken);
-  /// Answers a request; a worker that cannot be told is left alone.
-  static void reply(Contact& contact, Reply const& reply) noexcept;
+  /// Answers a request; a worker that cannot be told is left alone. @return whether it was told
+  static bool reply(Contact& contact, Reply const& reply) noexcept;
   /// Copies blocks to or from an image, on a thread that serves peers.
   void copy_image(CopyImage const& copy, memory::Region const& landing);
 
@@ -74,6 +79,8 @@ class RemoteWorker::Impl {
   /// Takes back what was lent to workers that have ended, or to this one.
   void reclaim_landing(std::optional<std::uint64_t> worker_id);
 
+  /// The contact of a worker that is to be imported.
+  std::shared_ptr<Contact> meet(SerializedLayout const& metadata);
   /// Tells a worker that its layouts are to be used here, and hears whether they still may be.
   void introduce(std::shared_ptr<Contact> const& contact, SerializedLayout const& metadata);
   /// The regions of a peer's layout, mapped here, or why not.
@@ -99,12 +106,19 @@ class RemoteWorker::Impl {
   struct Exposure {
     std::shared_ptr<void const> registration;
     bool exported = false;
+    unsigned retiring = 0;  ///< calls that take it back from the peers right now
   };
   std::map<layout::LayoutHandle, Exposure> exposures_;
   std::map<std::uint64_t, std::shared_ptr<Contact>> contacts_;      ///< by worker id
   std::map<std::uint64_t, std::shared_ptr<transfer::Peer>> peers_;  ///< imported, by worker id
   std::vector<std::weak_ptr<Contact>> all_contacts_;  ///< also such as only transfers hold
   std::set<std::uint64_t> importers_;                 ///< that said hello
+  bool leaving_ = false;                              ///< meets nobody any more
+
+  /// Layouts that workers took back while they were being imported. Locked before mutex_ and held
+  /// while layouts are published.
+  std::mutex importing_mutex_;
+  std::map<std::uint64_t, std::set<std::uint16_t>> importing_;
 
   std::optional<memory::Arena> landing_;
   std::shared_ptr<void const> landing_registration_;

@@ -26,6 +26,7 @@ using layout::PhysicalLayout;
 // answer is waited for, then ever less often.
 constexpr std::chrono::microseconds kShortestPause{20};
 constexpr std::chrono::microseconds kLongestPause{2000};
+constexpr std::chrono::milliseconds kTendEvery{10};
 
 ErrorCode code_of(std::exception const& error) {
   auto const* const known = dynamic_cast<Error const*>(&error);
@@ -37,13 +38,31 @@ ErrorCode code_of(std::exception const& error) {
 void RemoteWorker::Impl::run() {
   pthread_setname_np(pthread_self(), "kvbm-messages");
   auto pause = kShortestPause;
+  auto tended = std::chrono::steady_clock::now();
   std::unique_lock lock(stop_mutex_);
   while (!stopping_) {
     lock.unlock();
+    if (auto const now = std::chrono::steady_clock::now(); now - tended > kTendEvery) {
+      tended = now;
+      tend_contacts();
+    }
     pause = take_messages() || calls_->any_waiting() ? kShortestPause
                                                      : std::min(pause * 2, kLongestPause);
     lock.lock();
     stop_changed_.wait_for(lock, pause, [this] { return stopping_; });
+  }
+}
+
+void RemoteWorker::Impl::tend_contacts() {
+  std::vector<std::shared_ptr<Contact>> contacts;
+  {
+    std::lock_guard const lock(mutex_);
+    for (auto const& [id, contact] : contacts_) {
+      contacts.push_back(contact);
+    }
+  }
+  for (auto const& contact : contacts) {
+    contact->tend();
   }
 }
 
@@ -76,8 +95,8 @@ void RemoteWorker::Impl::take(NixlAgent::Message const& message) {
       ++num_duplicates_;
       return;
     }
-    if (contact->owes_count()) { contact->send(Taken{}); }
     std::visit([&](auto const& body) { handle(contact, body); }, ours.body);
+    if (contact->owes_count()) { contact->send(Taken{}); }
   } catch (std::exception const& error) {
     ++num_foreign_;
     log::write(log::Level::Warning,
@@ -139,8 +158,13 @@ void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, Hello c
       answer.error = ErrorCode::PeerLost;
       answer.text = fmt::format("stale metadata: this agent is worker {} now", worker_id_);
     }
+    if (leaving_ && !answer.error) {
+      answer.error = ErrorCode::PeerLost;
+      answer.text = "this worker is shutting down";
+    }
     for (std::uint16_t const id : hello.layout_ids) {
-      if (!answer.error && !exposures_.contains({worker_id_, id})) {
+      auto const found = exposures_.find({worker_id_, id});
+      if (!answer.error && (found == exposures_.end() || found->second.retiring > 0)) {
         answer.error = ErrorCode::NotFound;
         answer.text = fmt::format("stale metadata: layout {} was unregistered meanwhile", id);
       }
@@ -174,6 +198,12 @@ void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact,
 }
 
 void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, Revoke const& revoke) {
+  {
+    std::lock_guard const lock(importing_mutex_);
+    if (auto const found = importing_.find(contact->worker_id()); found != importing_.end()) {
+      found->second.insert(revoke.layout_id);
+    }
+  }
   hooks_.retire_layout(
       {contact->worker_id(), revoke.layout_id},
       [contact, request = revoke.request] { reply(*contact, {request, {}, {}, 0, 0}); });
@@ -203,7 +233,10 @@ void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact,
       answer.text = "all landing memory is lent";
     }
   }
-  reply(*contact, answer);
+  if (!reply(*contact, answer) && !answer.error) {
+    std::lock_guard const lock(lent_mutex_);
+    lent_.erase({contact->worker_id(), answer.address});
+  }
 }
 
 void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact,
@@ -240,14 +273,19 @@ void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, CopyIma
 }
 
 void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, Reply const& reply) {
-  calls_->answer(contact->worker_id(), reply);
+  bool const is_lent = !reply.error && reply.bytes > 0;
+  if (!calls_->answer(contact->worker_id(), reply) && is_lent) {
+    contact->send(ReturnLanding{reply.address});  // who asked for it waits no longer
+  }
 }
 
-void RemoteWorker::Impl::reply(Contact& contact, Reply const& reply) noexcept {
+bool RemoteWorker::Impl::reply(Contact& contact, Reply const& reply) noexcept {
   try {
     contact.send(reply);
+    return true;
   } catch (std::exception const& error) {
     log::write(log::Level::Info, fmt::format("a reply was not sent: {}", error.what()));
+    return false;
   }
 }
 
