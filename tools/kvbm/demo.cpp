@@ -31,6 +31,7 @@ struct DemoOptions {
   std::optional<std::uint64_t> ranks;
   std::string device = "auto";
   std::string device_name;  ///< what G1 lies on, and why
+  unsigned workers = 1;
   Output output;
 };
 
@@ -204,6 +205,9 @@ int run(DemoOptions& options) {
   choose_device(options);
   plan.workload = options.shape.resolve();
   static_cast<void>(make_config(plan.workload, plan.num_blocks, 1));
+  if (options.workers == 2) {
+    return run_demo_workers(plan, options.shape.workload, options.device_name, options.output);
+  }
   std::uint64_t const heads = plan.workload.heads;
   plan.ranks = options.ranks.value_or(heads % 3 == 0 ? 3 : heads % 2 == 0 ? 2 : 1);
   KVBM_EXPECTS(plan.ranks >= 1 && heads % plan.ranks == 0, InvalidArgument,
@@ -265,6 +269,11 @@ void add_demo(Commands& commands) {
   verb.add_option(
           "--device", options->device,
           "where G1 lies: cuda (a GPU), host (emulated devices), auto: a GPU if there is one")
+      ->capture_default_str();
+  verb.add_option("--workers", options->workers,
+                  "2: a prefill and a decode process instead of a disk, through NIXL; then the "
+                  "prefill process is killed")
+      ->check(CLI::Range(1, 2))
       ->capture_default_str();
   verb.add_flag("--corrupt", options->plan.corrupt,
                 "flip one bit of the stored file: that block must be refused and named, the others "

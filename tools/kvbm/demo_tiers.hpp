@@ -73,4 +73,8 @@ class DemoTiers {
 /// @return {hops, checksums, failed, tp}
 nlohmann::json run_onboard(DemoPlan const& plan);
 
+/// The demo with two workers, demo_workers.cpp. @return the exit code
+int run_demo_workers(DemoPlan const& plan, std::string const& workload, std::string const& device,
+                     Output const& output);
+
 }  // namespace kvbm::cli

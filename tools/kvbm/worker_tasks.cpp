@@ -89,6 +89,7 @@ std::map<std::string, WorkerTasks::Task> const& WorkerTasks::tasks() {
       {"reach", &WorkerTasks::reach},
       {"move", &WorkerTasks::move},
       {"series", &WorkerTasks::series},
+      {"onboard", &WorkerTasks::onboard},
       {"until_failure", &WorkerTasks::until_failure},
       {"listen", &WorkerTasks::listen},
       {"heard", &WorkerTasks::heard},
@@ -130,8 +131,12 @@ json WorkerTasks::open(json const& question) {
       .agent_name(question.at("agent").get<std::string>())
       .map_peer_memory(question.value("map", true))
       .landing_bytes(question.value("landing_mib", std::uint64_t{64}) << 20U)
-      .remote_timeout(std::chrono::seconds(question.value("timeout_s", 30)))
-      .host_device(1, question.value("device_bytes", std::uint64_t{1} << 30U));
+      .remote_timeout(std::chrono::seconds(question.value("timeout_s", 30)));
+  if (question.value("gpu", false)) {
+    builder.cuda_device_id(0);
+  } else {
+    builder.host_device(1, question.value("device_bytes", std::uint64_t{1} << 30U));
+  }
   auto made = std::make_unique<Member>(builder.build());
   auto const worker = made->manager.worker_id();
   members_[question.at("manager").get<std::string>()] = std::move(made);
@@ -233,6 +238,28 @@ json WorkerTasks::series(json const& question) {
     done.push_back(now_ns());
   }
   return {{"submitted", submitted}, {"done", done}};
+}
+
+json WorkerTasks::onboard(json const& question) {
+  auto& by = member(question);
+  auto notices = by.manager.subscribe_write_notifications();
+  auto const src = handle_of(by, question.at("src"));
+  auto const dst = handle_of(by, question.at("dst"));
+  auto const ids = ids_of(question.at("ids"));
+  auto const notice = notices.next(std::chrono::seconds(question.at("timeout_s").get<int>()));
+  auto const notified = now_ns();
+  if (!notice) { throw TimeoutError("no write notification came"); }
+  auto const all = std::span(ids);
+  by.manager.execute_transfer(src, all.first(1), dst, all.first(1)).wait();
+  auto const first = now_ns();
+  if (ids.size() > 1) {
+    by.manager.execute_transfer(src, all.subspan(1), dst, all.subspan(1)).wait();
+  }
+  return {{"value", notice->value},
+          {"from", notice->worker_id},
+          {"notified", notified},
+          {"first", first},
+          {"all", now_ns()}};
 }
 
 json WorkerTasks::until_failure(json const& question) {

@@ -43,7 +43,7 @@ class WorkerTasks {
   using Task = nlohmann::json (WorkerTasks::*)(nlohmann::json const&);
   static std::map<std::string, Task> const& tasks();
 
-  /// {manager, agent, map, landing_mib, timeout_s, device_bytes} -> {worker}
+  /// {manager, agent, map, landing_mib, timeout_s, device_bytes, gpu} -> {worker}
   nlohmann::json open(nlohmann::json const& question);
   /// Ends a manager. {manager}
   nlohmann::json close(nlohmann::json const& question);
@@ -64,6 +64,9 @@ class WorkerTasks {
   /// {manager, src, src_ids, dst, dst_ids, rounds, pause_us, notify}: one transfer after the other
   /// -> {submitted: [ns], done: [ns]}
   nlohmann::json series(nlohmann::json const& question);
+  /// Waits for a write notification, then moves the first block, then the others. As move, and
+  /// {timeout_s} -> {value, notified, first, all}, the times in ns
+  nlohmann::json onboard(nlohmann::json const& question);
   /// Transfers until one fails. As move -> {failed, code, message, done}
   nlohmann::json until_failure(nlohmann::json const& question);
   /// From here on write notifications are noted. {manager}
