@@ -100,11 +100,10 @@ struct Message {
   static constexpr std::uint32_t kVersion = 1;
   static constexpr std::size_t kMaxBytes = std::size_t{16} << 20U;
 
-  std::uint64_t worker_id = 0;         ///< of the sender
-  std::uint64_t session = 0;           ///< drawn by lot whenever the sender meets the receiver anew
-  std::uint64_t receiver_session = 0;  ///< the receiver's own, as far as the sender knows; 0: not
-  std::uint64_t sequence = 0;          ///< counts what the sender sent in this session, from 1
-  std::uint64_t taken = 0;  ///< the sender has taken all of the receiver's up to this number
+  std::uint64_t worker_id = 0;  ///< of the sender
+  std::uint64_t session = 0;    ///< drawn by lot whenever the sender meets the receiver anew
+  std::uint64_t sequence = 0;   ///< counts what the sender sent in this session, from 1
+  std::uint64_t taken = 0;      ///< the sender has taken all of the receiver's up to this number
   MessageBody body;
 
   /// Sealed like metadata, magic "KVBMNOTE".
