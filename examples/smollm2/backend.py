@@ -52,7 +52,9 @@ class Backend(Protocol):
     #: How the table calls G1.
     name: str
 
-    def new_manager(self) -> kvbm.TransferManager: ...
+    def new_manager(self, **options: Any) -> kvbm.TransferManager:
+        """@param options  more keywords of TransferManager"""
+
     def place(self, model: Model) -> Any:
         """The model where the backend computes."""
 
@@ -77,8 +79,8 @@ class HostBackend:
 
     name = "device"
 
-    def new_manager(self) -> kvbm.TransferManager:
-        return kvbm.TransferManager(host_devices=1, host_device_bytes=2 << 30)
+    def new_manager(self, **options: Any) -> kvbm.TransferManager:
+        return kvbm.TransferManager(host_devices=1, host_device_bytes=2 << 30, **options)
 
     def place(self, model: Model) -> Model:
         return model
@@ -141,8 +143,8 @@ class CudaBackend:
         self._device = torch.device("cuda", device_id)
         self.name = torch.cuda.get_device_name(self._device)
 
-    def new_manager(self) -> kvbm.TransferManager:
-        return kvbm.TransferManager(cuda_device_id=self._device_id)
+    def new_manager(self, **options: Any) -> kvbm.TransferManager:
+        return kvbm.TransferManager(cuda_device_id=self._device_id, **options)
 
     def place(self, model: Model) -> Any:
         from torch_model import TorchModel

@@ -5,12 +5,16 @@ A process prefills a prompt, generates tokens, and offloads its KV blocks device
 A new process onboards them and generates the same tokens, after a small part of the time that the
 prefill took. Three more processes, the ranks of a tensor-parallel engine, each onboard one KV head.
 
+With --workers 2 there is no disk between: a decode process reads the blocks of a prompt from the
+pinned memory of the prefill process, which is still running, and goes on with the same tokens.
+
 exit status: 0 everything is equal, 1 something differs, 2 a step failed or was called wrongly
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -23,7 +27,7 @@ import kvbm_cpp as kvbm
 
 from backend import BackendError, make_backend
 
-STEPS = ("prefill", "onboard", "rank", "report")
+STEPS = ("prefill", "onboard", "rank", "report", "serve", "fetch")
 TP_RANKS = 3
 
 
@@ -59,6 +63,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="random weights of the same architecture instead of the model's file",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="2: a prefill and a decode process, connected through NIXL (default 1)",
+    )
     parser.add_argument("step", nargs="?", choices=STEPS, help="run one step only, in --workdir")
     parser.add_argument("--rank", type=int, default=0, help="which rank the step 'rank' is")
     given = parser.parse_args(arguments)
@@ -66,6 +77,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--generate is {given.generate}, must be at least 1")
     if given.step and given.workdir is None:
         parser.error(f"the step '{given.step}' needs --workdir")
+    if given.workers == 2 and (given.corrupt or given.plot):
+        parser.error("--workers 2 takes neither --corrupt nor --plot")
     if given.plot and given.plot.suffix != ".png":
         parser.error(f"--plot is {given.plot}, must end in .png")
     return given
@@ -82,12 +95,14 @@ def keep_blas_polite() -> None:
         print("the machine is busy: the model runs in one thread", file=sys.stderr)
 
 
-def start(given: argparse.Namespace, folder: Path, *step: str) -> subprocess.Popen[bytes]:
+def start(
+    given: argparse.Namespace, folder: Path, *step: str, stdin: int | None = None
+) -> subprocess.Popen[bytes]:
     """Starts a step as a new process."""
     command = [sys.executable, str(Path(__file__).resolve()), *step, "--workdir", str(folder)]
     command += ["--tokens", str(given.tokens), "--generate", str(given.generate)]
     command += ["--device", given.device, *(["--tiny"] if given.tiny else [])]
-    return subprocess.Popen(command)
+    return subprocess.Popen(command, stdin=stdin)
 
 
 def finish(name: str, process: subprocess.Popen[bytes]) -> None:
@@ -100,10 +115,15 @@ def finish(name: str, process: subprocess.Popen[bytes]) -> None:
 def run_step(given: argparse.Namespace) -> None:
     """Runs one step in this process."""
     import roles
+    import workers
 
     backend = make_backend(given.device)
     if given.step == "prefill":
         roles.prefill(given.workdir, backend, given.tiny, given.tokens, given.generate)
+    elif given.step == "serve":
+        workers.serve(given.workdir, backend, given.tiny, given.tokens, given.generate)
+    elif given.step == "fetch":
+        workers.fetch(given.workdir, backend, given.tiny)
     elif given.step == "onboard":
         roles.onboard(given.workdir, backend, given.tiny)
     else:
@@ -154,12 +174,41 @@ def run_all(given: argparse.Namespace, folder: Path) -> bool:
     return report(given, folder)
 
 
+def run_workers(given: argparse.Namespace, folder: Path) -> bool:
+    """The demo of two workers; whether everything is equal."""
+    import workers
+
+    kvbm.find_nixl()  # what is missing is told before anything starts
+    keep_blas_polite()
+    serving = start(given, folder, "serve", stdin=subprocess.PIPE)
+    fetching = start(given, folder, "fetch")
+    try:
+        while fetching.poll() is None:
+            if serving.poll() is not None:
+                finish("serve", serving)
+                raise StepError("the step 'serve' ended before the other worker did")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                fetching.wait(0.2)
+        finish("fetch", fetching)
+        assert serving.stdin is not None
+        serving.stdin.close()
+        finish("serve", serving)
+    finally:
+        for process in (serving, fetching):
+            process.kill()
+            process.wait()
+    result = workers.summary(folder)
+    print(json.dumps(result, indent=2) if given.json else workers.table(result))
+    return bool(result["passed"])
+
+
 def clean(folder: Path) -> None:
     """Removes what the demo made in a folder that it did not make."""
-    names = ["prefill.json", "onboard.json", "corrupt.json"]
+    names = ["prefill.json", "onboard.json", "corrupt.json", "serve.json", "fetch.json"]
     names += [f"rank{index}.json" for index in range(TP_RANKS)]
     for path in (*(folder / name for name in names), *folder.glob("kv.store*")):
         path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "workers", ignore_errors=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -179,8 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
             folder = Path(tempfile.mkdtemp(prefix="kvbm-demo-"))
         if (folder / "kv.store").exists():
             raise FileExistsError(f"{folder / 'kv.store'} is there already: give another --workdir")
+        run = run_all if given.workers == 1 else run_workers
         try:
-            return 0 if run_all(given, folder) else 1
+            return 0 if run(given, folder) else 1
         finally:
             if given.keep:
                 print(f"kept {folder}", file=sys.stderr)

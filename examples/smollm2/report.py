@@ -162,7 +162,7 @@ def summary(before: Results, after: Results, checks: list[Check]) -> Results:
     }
 
 
-def _rows(rows: list[list[str]], numbers: set[int]) -> list[str]:
+def rows(rows: list[list[str]], numbers: set[int]) -> list[str]:
     """Aligns columns, numbers to the right; a line under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
@@ -213,13 +213,13 @@ def table(result: Results) -> str:
             f"G1 {result['device']} (paged, NHD), G2 pinned, G3 disk ({result['disk']}); "
             f"hops and limits: best of {REPEATS}",
             "",
-            *_rows(hops, {2, 3, 4, 5, 6, 7}),
+            *rows(hops, {2, 3, 4, 5, 6, 7}),
             "",
-            *_rows(first, {1, 2}),
+            *rows(first, {1, 2}),
             f"{times['ratio']:.1f} times sooner, of it {times['onboard_hops'] * 1e3:.0f} ms for "
             "opening the store and both hops",
             "",
-            *_rows(checks, set()),
+            *rows(checks, set()),
             "",
             *(
                 ["the model says: " + " ".join(result["text"].split()), ""]

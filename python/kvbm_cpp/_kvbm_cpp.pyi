@@ -1546,6 +1546,12 @@ def plan_resharding(total_heads: int, src_tp: int, dst_tp: int) -> list[HeadTran
     Who sends which heads to whom when src_tp ranks hold what dst_tp ranks shall get. Every head of every destination rank is sent to it exactly once; total_heads 0 means MLA. Ordered by dst_rank, then by dst_heads.
     """
 
+def transfers_from(plan: Sequence[HeadTransfer], src_rank: int) -> list[HeadTransfer]:
+    """Those that this rank sends, in their order."""
+
+def transfers_to(plan: Sequence[HeadTransfer], dst_rank: int) -> list[HeadTransfer]:
+    """Those that this rank receives, in their order."""
+
 def heads_of_rank(total_heads: int, tp: int, rank: int) -> range:
     """Heads, counted over the whole model, that `rank` of `tp` holds."""
 

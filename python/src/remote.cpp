@@ -181,6 +181,22 @@ void bind_resharding(nb::module_& m) {
       "of every destination rank is sent to it exactly once; total_heads 0 means MLA. Ordered by "
       "dst_rank, then by dst_heads.");
   m.def(
+      "transfers_from",
+      [](std::vector<HeadTransfer> const& plan, nb::handle src_rank) {
+        return remote::transfers_from(plan, to_unsigned(src_rank, "src_rank"));
+      },
+      nb::sig("def transfers_from(plan: collections.abc.Sequence[HeadTransfer], src_rank: int) -> "
+              "list[HeadTransfer]"),
+      nb::arg("plan"), nb::arg("src_rank"), "Those that this rank sends, in their order.");
+  m.def(
+      "transfers_to",
+      [](std::vector<HeadTransfer> const& plan, nb::handle dst_rank) {
+        return remote::transfers_to(plan, to_unsigned(dst_rank, "dst_rank"));
+      },
+      nb::sig("def transfers_to(plan: collections.abc.Sequence[HeadTransfer], dst_rank: int) -> "
+              "list[HeadTransfer]"),
+      nb::arg("plan"), nb::arg("dst_rank"), "Those that this rank receives, in their order.");
+  m.def(
       "heads_of_rank",
       [](nb::handle total_heads, nb::handle tp, nb::handle rank) {
         return from_range(remote::heads_of_rank(to_u64(total_heads, "total_heads"),

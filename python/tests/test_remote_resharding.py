@@ -155,6 +155,8 @@ def test_more_ranks_than_heads_share_them() -> None:
     assert kvbm.heads_of_rank(2, 8, 5) == range(1, 2)
     plan = kvbm.plan_resharding(2, 8, 1)
     assert sum(len(step.src_heads or ()) for step in plan) == 2
+    assert kvbm.transfers_to(plan, 0) == plan
+    assert [step for rank in range(8) for step in kvbm.transfers_from(plan, rank)] == plan
     with pytest.raises(kvbm.InvalidArgumentError, match="3"):
         kvbm.plan_resharding(8, 3, 1)
     with pytest.raises(kvbm.OutOfRangeError):
