@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,13 @@ def require_nixl() -> None:
 class Process:
     """A worker process. Methods of remote_worker.Worker can be called on it by name."""
 
-    def __init__(self, **environment: str):
+    def __init__(self, prefix: Sequence[str] = (), **environment: str):
+        """prefix: a command that runs the worker, such as "ip netns exec NAME"."""
         ours, theirs = socket.socketpair()
         script = Path(__file__).with_name("remote_worker.py")
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", str(script), str(theirs.fileno())],
+                [*prefix, sys.executable, "-X", "faulthandler", str(script), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "KVBM_LOG": "off", "NIXL_LOG_LEVEL": "FATAL", **environment},
             )

@@ -413,9 +413,9 @@ void RemoteWorker::Impl::forget_worker(std::uint64_t worker_id) {
     if (peers_.erase(worker_id) == 0) { return; }
     auto const found = contacts_.find(worker_id);
     if (found == contacts_.end()) { return; }
+    // The contact stays until the worker has ended: it may still ask, and NIXL keeps a connection
+    // open until then in any case, so that meeting it again has to take the same one.
     contact = found->second;
-    // As long as it uses layouts of ours, answers have to reach it.
-    if (!importers_.contains(worker_id)) { contacts_.erase(found); }
   }
   try {
     contact->send(Farewell{false});
@@ -423,7 +423,6 @@ void RemoteWorker::Impl::forget_worker(std::uint64_t worker_id) {
     std::lock_guard const lock(mutex_);
     try {
       contact->expect_alive();
-      contacts_.try_emplace(worker_id, contact);  // it may still ask, and has to be answered
     } catch (PeerError const&) {
       importers_.erase(worker_id);
       contacts_.erase(worker_id);

@@ -188,7 +188,9 @@ void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact, Farewel
   reclaim_landing(contact->worker_id());
   std::lock_guard const lock(mutex_);
   importers_.erase(contact->worker_id());
-  if (!peers_.contains(contact->worker_id())) { contacts_.erase(contact->worker_id()); }
+  if (farewell.shuts_down && !peers_.contains(contact->worker_id())) {
+    contacts_.erase(contact->worker_id());
+  }
 }
 
 void RemoteWorker::Impl::handle(std::shared_ptr<Contact> const& contact,
