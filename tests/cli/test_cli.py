@@ -35,7 +35,8 @@ def stored_demo(folder: Path, *arguments: str, expect: int = OK) -> Path:
 
 
 @pytest.mark.parametrize(
-    "verb", [[], *([verb] for verb in VERBS), ["bench", "figures"], ["bench", "gpu"]]
+    "verb",
+    [[], *([verb] for verb in VERBS), *(["bench", name] for name in ("figures", "gpu", "remote"))],
 )
 def test_help_is_printed_and_names_the_exit_codes(verb: list[str]) -> None:
     text = kvbm(*verb, "--help").stdout

@@ -15,6 +15,7 @@
 #include "kvbm/memory/numa.hpp"
 #include "kvbm/transfer/cost_store.hpp"
 #include "machine.hpp"
+#include "nixl_facts.hpp"
 #include "report.hpp"
 
 namespace kvbm::cli {
@@ -289,10 +290,64 @@ std::vector<Check> check_gpu() {
   return checks;
 }
 
-Check check_nixl() {
-  auto const probe = probe_library("libnixl.so");
-  return {"nixl", "NIXL", Health::Info, probe.found ? "libnixl.so can be loaded" : "not installed",
-          "nothing to do: this version moves blocks within one machine only"};
+std::string join(std::vector<std::string> const& texts) {
+  std::string joined;
+  for (auto const& text : texts) {
+    joined += (joined.empty() ? "" : ", ") + text;
+  }
+  return joined;
+}
+
+/// What decides how blocks get to other processes and machines.
+std::vector<Check> check_remote() {
+  std::vector<Check> checks;
+  auto const facts = find_nixl_facts();
+  if (!facts.why_not.empty()) {
+    checks.push_back({"nixl", "NIXL", Health::Info, "not here",
+                      "blocks stay within one process: " + facts.why_not});
+  } else {
+    checks.push_back(
+        {"nixl",
+         "NIXL",
+         Health::Ok,
+         fmt::format("{}, plugins {}",
+                     facts.version.empty() ? facts.path : facts.version + ", " + facts.path,
+                     join(facts.plugins)),
+         {}});
+    auto const why = why_backend_fails("UCX");
+    checks.push_back({"nixl_ucx", "NIXL's UCX", why.empty() ? Health::Ok : Health::Warn,
+                      why.empty() ? "starts" : why,
+                      why.empty() ? std::string{}
+                                  : std::string("other workers cannot be reached: pip install "
+                                                "--no-deps nixl-cu13 into the environment of this "
+                                                "program, or name it with KVBM_NIXL_LIBRARY")});
+  }
+  checks.push_back({"rdma", "RDMA devices", facts.rdma.empty() ? Health::Info : Health::Ok,
+                    facts.rdma.empty() ? "none" : join(facts.rdma),
+                    facts.rdma.empty()
+                        ? std::string("nothing to do: other machines are reached by TCP, and GPU "
+                                      "memory through host memory (leave allow_gpu_rdma off)")
+                        : std::string{}});
+  auto const neighbour = probe_neighbour();
+  checks.push_back(
+      {"map_peers", "memory of neighbours",
+       neighbour.why_no_map.empty() ? Health::Ok : Health::Warn,
+       neighbour.why_no_map.empty() ? "can be mapped by workers of this user here"
+                                    : neighbour.why_no_map,
+       neighbour.why_no_map.empty()
+           ? std::string{}
+           : std::string("workers of one machine go over the wire: let them share the PID "
+                         "namespace (--pid=host or container:ID), the user and /proc")});
+  auto const scope = trim(read_text("/proc/sys/kernel/yama/ptrace_scope").value_or("absent"));
+  checks.push_back(
+      {"cma", "copies between processes", neighbour.why_no_cma.empty() ? Health::Ok : Health::Warn,
+       fmt::format("{}, ptrace_scope {}",
+                   neighbour.why_no_cma.empty() ? "CMA works" : neighbour.why_no_cma, scope),
+       neighbour.why_no_cma.empty()
+           ? std::string{}
+           : std::string("UCX falls back to TCP between workers of this machine: sysctl "
+                         "kernel.yama.ptrace_scope=0, or --cap-add SYS_PTRACE for containers")});
+  return checks;
 }
 
 }  // namespace
@@ -316,7 +371,9 @@ std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t
   for (auto& check : check_gpu()) {
     checks.push_back(std::move(check));
   }
-  checks.push_back(check_nixl());
+  for (auto& check : check_remote()) {
+    checks.push_back(std::move(check));
+  }
   return checks;
 }
 

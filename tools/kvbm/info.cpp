@@ -17,6 +17,7 @@
 #include "limits.hpp"
 #include "machine.hpp"
 #include "measure.hpp"
+#include "nixl_facts.hpp"
 #include "raw_disk.hpp"
 #include "report.hpp"
 #include "shape.hpp"
@@ -173,6 +174,30 @@ void add_disk(Facts& facts, memory::DiskIo const& io, std::filesystem::path cons
              {"reason", probe.reason}});
 }
 
+void add_remote(Facts& facts) {
+  auto const nixl = find_nixl_facts();
+  std::string const ucx =
+      nixl.why_not.empty() ? why_backend_fails("UCX") : std::string("there is no NIXL");
+  std::string plugins;
+  for (auto const& plugin : nixl.plugins) {
+    plugins += (plugins.empty() ? "" : ", ") + plugin;
+  }
+  facts.add("nixl", "NIXL",
+            nixl.why_not.empty()
+                ? fmt::format("{} ({}), plugins {}; UCX {}",
+                              nixl.version.empty() ? "of unknown version" : nixl.version, nixl.path,
+                              plugins, ucx.empty() ? "starts" : "does not start: " + ucx)
+                : nixl.why_not,
+            {{"found", nixl.why_not.empty()},
+             {"reason", nixl.why_not},
+             {"path", nixl.path},
+             {"version", nixl.version},
+             {"plugins", nixl.plugins},
+             {"ucx", ucx.empty()},
+             {"ucx_reason", ucx}});
+  facts.note("rdma_devices", nixl.rdma);
+}
+
 nlohmann::json measure_limits(InfoOptions const& options, manager::TransferManager& manager,
                               std::filesystem::path const& folder) {
   constexpr std::size_t kRepeat = 5;
@@ -213,6 +238,7 @@ int run(InfoOptions const& options) {
   add_build(facts);
   add_machine(facts, manager.context().copy_engine());
   add_devices(facts, manager.context());
+  add_remote(facts);
   add_disk(facts, *manager.memory_source()->disk_io(), folder);
   options.output.table(facts.table());
   auto json = facts.json();

@@ -27,8 +27,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMaxMessageBytes = std::size_t{1} << 30U;
-/// Nothing that a worker is asked takes longer.
-constexpr std::chrono::seconds kAnswerTimeout{180};
 constexpr std::chrono::seconds kEndTimeout{10};
 
 ErrorCode error_code_of(std::string const& name) {
@@ -162,10 +160,10 @@ nlohmann::json WorkerProcess::call(nlohmann::json const& question) {
   return answer();
 }
 
-nlohmann::json WorkerProcess::answer() {
+nlohmann::json WorkerProcess::answer(std::chrono::milliseconds timeout) {
   nlohmann::json result;
   try {
-    result = channel_.receive(kAnswerTimeout);
+    result = channel_.receive(timeout);
   } catch (TimeoutError const& error) {
     throw TimeoutError(fmt::format("process {}: {}", name_, error.what()));
   } catch (PeerError const& error) {

@@ -40,6 +40,8 @@ class Channel {
 class WorkerProcess {
  public:
   using Environment = std::map<std::string, std::string>;
+  /// Nothing that a worker is asked takes longer.
+  static constexpr std::chrono::seconds kAnswerTimeout{180};
 
   /// @param name         for messages
   /// @param environment  what its environment has beside or instead of ours
@@ -54,7 +56,7 @@ class WorkerProcess {
   nlohmann::json call(nlohmann::json const& question);
   /// The two halves of call(), to do something else meanwhile.
   void ask(nlohmann::json const& question) { channel_.send(question); }
-  nlohmann::json answer();
+  nlohmann::json answer(std::chrono::milliseconds timeout = kAnswerTimeout);
 
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
   /// kill -9; returns when it has ended.

@@ -96,6 +96,8 @@ std::map<std::string, WorkerTasks::Task> const& WorkerTasks::tasks() {
       {"memory", &WorkerTasks::memory},
       {"plain_open", &WorkerTasks::plain_open},
       {"plain_meet", &WorkerTasks::plain_meet},
+      {"try_backend", &WorkerTasks::try_backend},
+      {"peek", &WorkerTasks::peek},
       {"compare", &WorkerTasks::compare},
   };
   return kTasks;

@@ -79,6 +79,10 @@ class WorkerTasks {
   nlohmann::json plain_open(nlohmann::json const& question);
   /// {metadata} -> {}
   nlohmann::json plain_meet(nlohmann::json const& question);
+  /// Builds a manager with this NIXL backend. {backend} -> {}
+  nlohmann::json try_backend(nlohmann::json const& question);
+  /// Looks at one byte of the parent's memory, see probe_neighbour(). -> {map, cma}: why not
+  nlohmann::json peek(nlohmann::json const& question);
   /// Measures ways of one case in turns, see worker_compare.cpp.
   nlohmann::json compare(nlohmann::json const& question);
 
