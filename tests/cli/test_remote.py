@@ -217,7 +217,8 @@ def test_no_worker_outlives_its_parent() -> None:
     ) as process:
         deadline = time.monotonic() + 60
         while len(workers := workers_of(process.pid)) < 2:
-            assert time.monotonic() < deadline and process.poll() is None
+            assert time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=20)

@@ -243,9 +243,9 @@ int run_demo_workers(DemoPlan const& plan, std::string const& workload, std::str
   KVBM_EXPECTS(!plan.corrupt, InvalidArgument, "--corrupt is for the file of the demo on disk");
   auto const nixl = remote::find_nixl();
   auto const block_bytes = make_config(plan.workload, plan.num_blocks, 1).block_bytes();
+  Workers workers(plan);
   output.text(fmt::format("{} blocks of {} ({}), a prefill and a decode process, NIXL {}\n",
                           plan.num_blocks, workload, format_bytes(block_bytes), nixl.version));
-  Workers workers(plan);
   auto const offloaded = workers.offload();
   std::vector<Onboarded> onboarded;
   bool good = true;
