@@ -81,7 +81,7 @@ def hire(crew: Crew, link: Link, side: int, **keywords: object) -> tuple[Process
 
 
 def move_when_free(worker: Process, src: int, ids: list[int]) -> None:
-    """Reads blocks once nothing else can touch them; TCP takes seconds to notice that a link is up."""
+    """Reads blocks once nothing else can touch them; TCP takes its time after an outage."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
