@@ -230,6 +230,12 @@ class Worker:
                     raise
                 time.sleep(0.01)
 
+    def await_refusal(self, src: str | int, src_ids: Ids, dst: str | int, dst_ids: Ids) -> None:
+        """Moves blocks until that fails: news of a peer are on their way. @raise that error"""
+        deadline = time.monotonic() + 20.0
+        while time.monotonic() < deadline:
+            self.move(src, src_ids, dst, dst_ids)
+
     def explain(
         self, src: str | int, src_ids: Ids, dst: str | int, dst_ids: Ids, **options: Any
     ) -> tuple[str, int, str]:

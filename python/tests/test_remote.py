@@ -285,7 +285,7 @@ def test_a_worker_restarted_under_its_name_is_imported_again(crew: Crew, transpo
     b.add("g2", SHAPE, "UniversalTP", "pinned")
     b.subscribe("all")
     old = None
-    for round in range(3):
+    for round in range(2):
         (a,) = crew.hire(1, transport, agent_name="same name")
         handle = a.add("g2", SHAPE, "UniversalTP", "pinned")
         a.fill("g2", ALL, round)

@@ -116,7 +116,7 @@ def test_a_peer_that_shut_down(crew: Crew, transport: str) -> None:
     b.move(of_a, [0], "g2", [0])
     a.close()
     with fails("PeerLostError|NotFoundError", str(a.id)):
-        b.move(of_a, [0], "g2", [0])
+        b.await_refusal(of_a, [0], "g2", [0])
     expect_goes_on(b, c, of_c)
 
 
