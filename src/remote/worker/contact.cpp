@@ -174,6 +174,7 @@ void Contact::send(MessageBody body) {
   auto bytes = Message{own_id_, session_, sequence, taken, std::move(body)}.to_bytes();
   post(bytes);
   told_ = taken;
+  asked_again_ = false;
   if (is_count) { return; }
   ++next_sequence_;
   if (unacknowledged_.empty()) { progress_ = Clock::now(); }
@@ -187,7 +188,7 @@ void Contact::tend() noexcept {
       std::lock_guard const lock(mutex_);
       if (!gone_.empty()) { return; }
       auto const now = Clock::now();
-      tell = taken_below_ - 1 != told_ && now - owing_since_ > kTellAfter;
+      tell = (taken_below_ - 1 != told_ || asked_again_) && now - owing_since_ > kTellAfter;
       if (!unacknowledged_.empty() && now - progress_ > patience_) {
         expect_alive_locked();
         // A stopped worker is not buried under the same messages again and again.
@@ -234,7 +235,13 @@ bool Contact::take(Message const& message) {
     taken_below_ = sequence;
     told_ = sequence - 1;
   }
-  if (sequence < taken_below_ || sequence - taken_below_ >= kMaxAhead) { return false; }
+  if (sequence < taken_below_) {
+    // Sent again: what the worker was told of it was lost, or is under way.
+    if (!asked_again_) { owing_since_ = Clock::now(); }
+    asked_again_ = true;
+    return false;
+  }
+  if (sequence - taken_below_ >= kMaxAhead) { return false; }
   if (taken_below_ - 1 == told_) { owing_since_ = Clock::now(); }
   if (!taken_above_.insert(sequence).second) { return false; }
   while (taken_above_.erase(taken_below_) != 0) {

@@ -97,6 +97,7 @@ class Contact {
   std::chrono::steady_clock::time_point progress_{};  ///< when it last took something, or we sent
   std::chrono::milliseconds patience_;                ///< until we send again
   std::chrono::steady_clock::time_point owing_since_{};
+  bool asked_again_ = false;  ///< it sent again what was taken: it has to be told again
 
   std::uint64_t their_session_ = 0;  ///< 0: nothing came yet
   std::deque<std::uint64_t> past_sessions_;
