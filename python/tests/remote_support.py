@@ -123,6 +123,8 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise AssertionError("a worker did not end by itself") from None
+        if self.process.returncode not in (0, -signal.SIGKILL):
+            raise AssertionError(f"a worker ended with status {self.process.returncode}")
 
 
 class Crew:
