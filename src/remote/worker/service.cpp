@@ -22,8 +22,9 @@ namespace {
 
 using layout::PhysicalLayout;
 
-// NIXL has nothing to sleep on, so messages are polled for: at once while there are some or an
-// answer is waited for, then ever less often.
+// NIXL has nothing to sleep on, so messages are polled for: at once while an answer is waited for and
+// for a while after a message, because the next batch of images follows; then ever less often.
+constexpr std::chrono::milliseconds kEager{10};
 constexpr std::chrono::microseconds kShortestPause{20};
 constexpr std::chrono::microseconds kLongestPause{2000};
 constexpr std::chrono::milliseconds kTendEvery{10};
@@ -39,6 +40,7 @@ void RemoteWorker::Impl::run() {
   pthread_setname_np(pthread_self(), "kvbm-messages");
   auto pause = kShortestPause;
   auto tended = std::chrono::steady_clock::now();
+  auto eager_until = tended;
   std::unique_lock lock(stop_mutex_);
   while (!stopping_) {
     lock.unlock();
@@ -46,8 +48,11 @@ void RemoteWorker::Impl::run() {
       tended = now;
       tend_contacts();
     }
-    pause = take_messages() || calls_->any_waiting() ? kShortestPause
-                                                     : std::min(pause * 2, kLongestPause);
+    bool const some = take_messages();
+    auto const now = std::chrono::steady_clock::now();
+    if (some) { eager_until = now + kEager; }
+    pause = now < eager_until || calls_->any_waiting() ? kShortestPause
+                                                       : std::min(pause * 2, kLongestPause);
     lock.lock();
     stop_changed_.wait_for(lock, pause, [this] { return stopping_; });
   }
