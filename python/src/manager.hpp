@@ -19,10 +19,30 @@ class PyManager {
   PyManager(PyManager const&) = delete;
   PyManager& operator=(PyManager const&) = delete;
 
-  [[nodiscard]] std::shared_ptr<manager::TransferManager> get() const {
+  /// The manager for one call, made and destroyed with the interpreter lock held: where close()
+  /// came meanwhile, its end waits for threads that may need the lock.
+  class Held {
+   public:
+    explicit Held(std::shared_ptr<manager::TransferManager> manager)
+        : manager_(std::move(manager)) {}
+    ~Held() {
+      if (manager_.use_count() > 1) { return; }
+      GilRelease const unlocked;
+      manager_.reset();
+    }
+    Held(Held const&) = delete;
+    Held& operator=(Held const&) = delete;
+    manager::TransferManager* operator->() const noexcept { return manager_.get(); }
+
+   private:
+    std::shared_ptr<manager::TransferManager> manager_;
+  };
+
+  /// @throws Error(ShuttingDown) it was closed
+  [[nodiscard]] Held get() const {
     std::lock_guard const lock(mutex_);
     KVBM_EXPECTS(manager_ != nullptr, ShuttingDown, "the TransferManager was closed");
-    return manager_;
+    return Held(manager_);
   }
 
   [[nodiscard]] bool is_closed() const {
