@@ -16,10 +16,24 @@ namespace {
 constexpr int kDram = 0;
 constexpr int kInProgress = 1;
 
+/// As NIXL 1.5 reads it. Its own default delay, 0, keeps a processor busy all the time, which on a
+/// small machine slows the very transfers that are measured.
+struct AgentConfig {
+  bool progress_thread = true;
+  bool listen_thread = false;
+  int listen_port = 0;
+  int thread_sync = 2;
+  unsigned num_workers = 1;
+  std::uint64_t progress_delay_us = 100;
+  std::uint64_t listen_delay_us = 100000;
+  bool capture_telemetry = false;
+  std::uint64_t reserved[8] = {};
+};
+
 /// The functions of NIXL's C interface that a benchmark needs; handles are pointers to nothing we
 /// know.
 struct Functions {
-  int (*create_agent)(char const*, void**) = nullptr;
+  int (*create_configured_agent)(char const*, AgentConfig const*, void**) = nullptr;
   int (*destroy_agent)(void*) = nullptr;
   int (*get_plugin_params)(void*, char const*, void**, void**) = nullptr;
   int (*destroy_mem_list)(void*) = nullptr;
@@ -63,7 +77,7 @@ Functions load(std::filesystem::path const& path) {
   auto const find = [library](char const* name, auto*& function) {
     resolve(library, (std::string("nixl_capi_") + name).c_str(), function);
   };
-  find("create_agent", f.create_agent);
+  find("create_configured_agent", f.create_configured_agent);
   find("destroy_agent", f.destroy_agent);
   find("get_plugin_params", f.get_plugin_params);
   find("destroy_mem_list", f.destroy_mem_list);
@@ -133,7 +147,8 @@ class PlainNixl::Impl {
         agent(f.destroy_agent),
         backend(f.destroy_backend),
         options(f.destroy_opt_args) {
-    expect(f.create_agent(name.c_str(), agent.out()), "create_agent");
+    AgentConfig const config;
+    expect(f.create_configured_agent(name.c_str(), &config, agent.out()), "create_agent");
     Handle memories(f.destroy_mem_list);
     Handle parameters(f.destroy_params);
     bool const starts =

@@ -37,7 +37,8 @@ struct AgentConfig {
   int listen_port = 0;
   ThreadSync thread_sync = kThreadSyncReadersWriter;
   unsigned num_workers = 1;  ///< ignored: a parameter of the UCX backend
-  std::uint64_t progress_delay_us = 0;
+  /// Of NIXL's progress thread; 0 keeps a processor busy in every worker, also in one that idles.
+  std::uint64_t progress_delay_us = 100;
   std::uint64_t listen_delay_us = 100000;
   bool capture_telemetry = false;
   std::uint64_t reserved[8] = {};  ///< a later version may read on
