@@ -264,10 +264,14 @@ Estimate packed_remote(ChoiceInput const& input) {
   }
   double const wire = wire_seconds(input, 1);
   double const staging = staging_seconds(input);
+  // Every batch is an order of its own: sent, polled for, handed to a thread, answered.
+  constexpr double kBatchBytes = 4 << 20;
+  constexpr double kHopsPerOrder = 4;
+  double const orders = std::ceil(total_bytes(input) / kBatchBytes);
   // The peer's copy does not overlap with the wire, ours does.
   return {kStrategy,
           std::max(wire, staging) + staging + std::min(wire, staging) / 4 +
-              2 * costs_of(input).remote_image_latency,
+              (2 + orders * kHopsPerOrder) * costs_of(input).remote_image_latency,
           "dense images over the wire; the peer gathers or scatters its blocks"};
 }
 

@@ -169,7 +169,9 @@ void Pipeline::hold_near() {
   hold_ = std::make_shared<WireHold>(
       near.layout, std::move(use),
       near.is_padded ? std::optional(resources_.staging_region()) : std::nullopt,
-      near.is_padded ? resources_.exposed() : nullptr);
+      near.is_padded ? resources_.exposed()
+                     : std::make_shared<std::vector<std::shared_ptr<void const>>>(exposed_),
+      landing_);
 }
 
 Pipeline::~Pipeline() {

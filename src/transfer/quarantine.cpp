@@ -45,11 +45,13 @@ void Quarantine::expect_free(layout::PhysicalLayout const& layout,
 }
 
 WireHold::WireHold(layout::PhysicalLayout near, std::shared_ptr<LayoutUse> use,
-                   std::optional<memory::Region> staging, std::shared_ptr<void const> exposed)
+                   std::optional<memory::Region> staging, std::shared_ptr<void const> exposed,
+                   std::shared_ptr<void const> landing)
     : near_(std::move(near)),
       use_(std::move(use)),
       staging_(std::move(staging)),
-      exposed_(std::move(exposed)) {}
+      exposed_(std::move(exposed)),
+      landing_(std::move(landing)) {}
 
 WireHold::~WireHold() {
   if (place_ != nullptr) { place_->remove(keys_); }

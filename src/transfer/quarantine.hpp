@@ -46,8 +46,10 @@ class WireHold {
   /// @param near     our end of the wire: its memory stays
   /// @param use      of a registered layout: it cannot be unregistered
   /// @param exposed  registration of staging memory; null otherwise
+  /// @param landing  of the peer, lent to this transfer; null otherwise
   WireHold(layout::PhysicalLayout near, std::shared_ptr<LayoutUse> use,
-           std::optional<memory::Region> staging, std::shared_ptr<void const> exposed);
+           std::optional<memory::Region> staging, std::shared_ptr<void const> exposed,
+           std::shared_ptr<void const> landing);
   WireHold(WireHold const&) = delete;
   WireHold& operator=(WireHold const&) = delete;
   /// The blocks may be used again.
@@ -63,6 +65,7 @@ class WireHold {
   LayoutUseLease use_;
   std::optional<memory::Region> const staging_;
   std::shared_ptr<void const> const exposed_;
+  std::shared_ptr<void const> const landing_;
   std::shared_ptr<Quarantine> place_;
   std::vector<BlockLeases::Key> keys_;
 };

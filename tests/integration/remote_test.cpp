@@ -78,7 +78,11 @@ TEST_P(Remote, M6_M7_EveryPairOfStoragesAndFormatsArrivesBothWays) {
         Image source = snapshot(near);
         Image expected = snapshot(far);
         copy_elements(near, source, near_ids, far, expected, far_ids, turned.part);
-        here().execute_transfer(near_handle, near_ids, far_handle, far_ids, options).wait();
+        EXPECT_EQ(failure_of_call([&] {
+                    here().execute_transfer(near_handle, near_ids, far_handle, far_ids, options).wait();
+                    return 0;
+                  }).message,
+                  "");
         EXPECT_EQ(snapshot(far), expected) << "written";
 
         write_all_blocks(near, 3);
@@ -289,6 +293,47 @@ TEST_P(Remote, AWorkerThatWasShutDownIsGoneAndOthersGoOn) {
       there().register_layout(make_at(there(), shapes()[0], StorageKind::Pinned));
   workers_->meet();
   here().execute_transfer(near_handle, ids, far_handle, ids).wait();
+}
+
+TEST(RemoteGpu, ItsMemoryGoesOverTheWireOnlyWhereThatIsAllowed) {
+  if (!on_cuda()) { GTEST_SKIP() << "for a GPU"; }
+  if (auto const why = why_no_nixl(); !why.empty()) { GTEST_SKIP() << why; }
+  for (bool const allowed : {false, true}) {
+    transfer::TransferCapabilities capabilities;
+    capabilities.allow_gpu_rdma = allowed;
+    auto const worker = [&](std::string const& name) {
+      return remote_manager(name, Reach::Wire).capabilities(capabilities).build();
+    };
+    auto here = worker("gpu-here");
+    auto there = worker("gpu-there");
+    auto const make = [](TransferManager& manager, LayoutShape const& shape) {
+      return make_layout(manager.memory_source(), small_config(kBlocks), shape,
+                         StorageKind::Device);
+    };
+    auto const near = make(here, shapes()[0]);
+    auto const far = make(there, shapes()[1]);
+    auto const near_handle = here.register_layout(near);
+    auto const far_handle = there.register_layout(far);
+    static_cast<void>(here.import_metadata(there.export_metadata()));
+    write_all_blocks(near, 1);
+    write_all_blocks(far, 2);
+    auto const ids = first_blocks(kBlocks);
+    Image source = snapshot(near);
+    Image expected = snapshot(far);
+    copy_elements(near, source, ids, far, expected, ids, whole(near));
+    auto const options = TransferOptions::builder().strategy(Strategy::DirectRemote).build();
+    auto const failure = failure_of_call([&] {
+      here.execute_transfer(near_handle, ids, far_handle, ids, options).wait();
+      return 0;
+    });
+    if (allowed) {
+      EXPECT_EQ(failure.message, "");
+      EXPECT_EQ(snapshot(far), expected);
+    } else {
+      EXPECT_EQ(failure.code, ErrorCode::Unsupported);
+      EXPECT_TRUE(failure.names("allow_gpu_rdma")) << failure.message;
+    }
+  }
 }
 
 TEST(RemoteAlone, WithoutABackendThereAreNoOthers) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +31,7 @@ inline TransferManager::Builder remote_manager(std::string const& agent, Reach r
   builder.nixl_backend("UCX")
       .agent_name(agent)
       .landing_bytes(std::uint64_t{4} << 20U)
+      .remote_timeout(std::chrono::seconds(10))
       .map_peer_memory(reach == Reach::Mapped);
   return builder;
 }

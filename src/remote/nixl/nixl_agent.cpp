@@ -46,12 +46,13 @@ std::string_view advice(std::string_view plugin) {
 }  // namespace
 
 void NixlAgent::Core::sweep() noexcept {
-  std::erase_if(abandoned, [this](Abandoned const& request) {
+  std::erase_if(abandoned, [this](Abandoned& request) {
     if (functions().get_xfer_status(agent.get(), request.handle) == nixl_c::kInProgress) {
       return false;
     }
     release(request.handle);
     ended(request.peer);
+    unneeded.push_back(std::move(request.keep));
     return true;
   });
 }
@@ -287,7 +288,13 @@ std::vector<NixlAgent::Message> NixlAgent::take_messages() {
   if (status != nixl_c::kSuccess) { throw_nixl("get_notifs", status); }
   std::size_t agents = 0;
   functions.notif_map_size(map.get(), &agents);
-  if (std::lock_guard const lock(core_->mutex); !core_->abandoned.empty()) { core_->sweep(); }
+  {
+    // What nobody needs any more ends without the lock: it may deregister memory, or send.
+    std::vector<std::shared_ptr<void const>> unneeded;
+    std::lock_guard const lock(core_->mutex);
+    if (!core_->abandoned.empty()) { core_->sweep(); }
+    unneeded.swap(core_->unneeded);
+  }
   std::vector<Message> messages;
   for (std::size_t i = 0; i < agents; ++i) {
     char const* agent = nullptr;

@@ -35,6 +35,7 @@ struct NixlAgent::Core {
   std::map<std::string, std::size_t> in_flight;  // posted requests by peer, abandoned ones too
   std::set<std::string> to_forget;               // peers to disconnect from once none is in flight
   std::list<Abandoned> abandoned;
+  std::vector<std::shared_ptr<void const>> unneeded;  // what ended requests kept
 
   Core() = default;
   Core(Core const&) = delete;
@@ -62,7 +63,8 @@ struct NixlAgent::Core {
     in_flight.erase(found);
     if (to_forget.erase(peer) != 0) { forget(peer); }
   }
-  // Lets go of abandoned requests that have ended; with the mutex held.
+  // Lets go of abandoned requests that have ended, but for what they kept: that goes to `unneeded`,
+  // and ends with the next take_messages(), whose caller holds no locks. With the mutex held.
   void sweep() noexcept;
 
   [[nodiscard]] nixl_c::Functions const& functions() const noexcept { return library->functions(); }

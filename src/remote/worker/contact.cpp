@@ -84,13 +84,19 @@ void Contact::learn(WorkerAddress const& address) {
   KVBM_EXPECTS(address.agent_name == agent_name_, Corrupt,
                fmt::format("metadata of agent {} for {}", address.agent_name, name_));
   std::lock_guard const lock(mutex_);
+  if (connected_ && metadata_ == address.nixl_metadata) { return; }
+  if (auto const told = agent_of(address.nixl_metadata)) { expect_own_name(*told); }
+  // NIXL would add to what it knows, and find memory that has been registered anew since under what
+  // was there before: it has to forget that first.
+  if (std::exchange(connected_, false)) {
+    agent_->forget_remote(agent_name_);
+    ++generation_;
+  }
   auto const before = std::exchange(metadata_, address.nixl_metadata);
-  bool const was_connected = std::exchange(connected_, false);
   try {
     connect_locked();
   } catch (Error const&) {
-    metadata_ = before;
-    connected_ = was_connected;  // what is refused does not disconnect
+    metadata_ = before;  // the next message connects by it again
     throw;
   }
 }
@@ -112,12 +118,13 @@ void Contact::mark_gone(std::string reason) {
   if (gone_.empty()) { gone_ = std::move(reason); }
 }
 
+void Contact::expect_own_name(std::string const& found) const {
+  if (found == agent_name_) { return; }
+  throw CorruptError(fmt::format("the metadata of {} is that of agent {}", name_, found));
+}
+
 void Contact::connect_locked() {
   if (connected_) { return; }
-  auto const expect_own_name = [this](std::string const& found) {
-    if (found == agent_name_) { return; }
-    throw CorruptError(fmt::format("the metadata of {} is that of agent {}", name_, found));
-  };
   if (auto const told = agent_of(metadata_)) { expect_own_name(*told); }
   expect_own_name(agent_->load_remote(metadata_));
   connected_ = true;

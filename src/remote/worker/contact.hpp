@@ -72,6 +72,7 @@ class Contact {
   /// @pre  mutex_ is held
   void connect_locked();
   void expect_alive_locked() const;
+  void expect_own_name(std::string const& found) const;
   void post(std::vector<std::byte> const& bytes);
 
   std::shared_ptr<NixlAgent> const agent_;
