@@ -63,8 +63,7 @@ void bind_errors(nb::module_& m) {
       .value("Timeout", ErrorCode::Timeout, "the deadline passed before the work ended")
       .value("Cancelled", ErrorCode::Cancelled, "the caller asked to stop")
       .value("ShuttingDown", ErrorCode::ShuttingDown, "the owner is being destroyed")
-      .value("PeerLost", ErrorCode::PeerLost,
-             "a remote worker died, was stopped, or disconnected")
+      .value("PeerLost", ErrorCode::PeerLost, "a remote worker died, was stopped, or disconnected")
       .value("Internal", ErrorCode::Internal, "a broken invariant of kvbm itself");
   nb::register_exception_translator(translate);
 }

@@ -160,8 +160,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{Reach::Wire, StorageKind::System, StorageKind::Device},
                       Case{Reach::Wire, StorageKind::Device, StorageKind::System}),
     [](auto const& given) {
-      return to_string(given.param.reach) + std::string(memory::to_string(given.param.here)) + "To" +
-             std::string(memory::to_string(given.param.there));
+      return to_string(given.param.reach) + std::string(memory::to_string(given.param.here)) +
+             "To" + std::string(memory::to_string(given.param.there));
     });
 
 }  // namespace

@@ -78,11 +78,12 @@ TEST_P(Remote, M6_M7_EveryPairOfStoragesAndFormatsArrivesBothWays) {
         Image source = snapshot(near);
         Image expected = snapshot(far);
         copy_elements(near, source, near_ids, far, expected, far_ids, turned.part);
-        EXPECT_EQ(failure_of_call([&] {
-                    here().execute_transfer(near_handle, near_ids, far_handle, far_ids, options).wait();
-                    return 0;
-                  }).message,
-                  "");
+        EXPECT_EQ(
+            failure_of_call([&] {
+              here().execute_transfer(near_handle, near_ids, far_handle, far_ids, options).wait();
+              return 0;
+            }).message,
+            "");
         EXPECT_EQ(snapshot(far), expected) << "written";
 
         write_all_blocks(near, 3);

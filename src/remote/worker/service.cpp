@@ -22,8 +22,8 @@ namespace {
 
 using layout::PhysicalLayout;
 
-// NIXL has nothing to sleep on, so messages are polled for: at once while an answer is waited for and
-// for a while after a message, because the next batch of images follows; then ever less often.
+// NIXL has nothing to sleep on, so messages are polled for: at once while an answer is waited for
+// and for a while after a message, because the next batch of images follows; then ever less often.
 constexpr std::chrono::milliseconds kEager{10};
 constexpr std::chrono::microseconds kShortestPause{20};
 constexpr std::chrono::microseconds kLongestPause{2000};
