@@ -24,6 +24,7 @@ class TransferManager::Impl {
   /// Waits for the transfers in flight, which may need answers of peers, then leaves them.
   ~Impl() {
     plans_.clear();
+    registry_.clear();
     context_.reset();
     remote_.reset();
   }

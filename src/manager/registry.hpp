@@ -56,6 +56,15 @@ class Registry {
     return find(handle, role);
   }
 
+  /// Lets go of all layouts; transfers in flight keep their own.
+  void clear() {
+    std::map<std::uint16_t, transfer::Endpoint> entries;  // end behind the lock
+    std::map<layout::LayoutHandle, remote::ImportedLayout> imported;
+    std::unique_lock const lock(mutex_);
+    entries.swap(entries_);
+    imported.swap(remote_);
+  }
+
   /// @throws Error(Busy) transfers in flight use the layout
   void expect_idle(layout::LayoutHandle handle) const {
     std::shared_lock const lock(mutex_);

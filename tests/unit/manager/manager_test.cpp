@@ -193,10 +193,11 @@ TEST(ManagerBuilder, SharedEventSystemsGiveTheirWorkerId) {
   EXPECT_EQ(small_manager().event_system(system).build().worker_id(), system->worker_id());
 }
 
-TEST(ManagerBuilder, RefusesWhatThisVersionDoesNotHave) {
-  auto const nixl = failure_of_call([] { return small_manager().nixl_backend("UCX").build(); });
+TEST(ManagerBuilder, RefusesWhatIsNotHere) {
+  auto const nixl = failure_of_call(
+      [] { return small_manager().nixl_backend("UCX").nixl_library("/no/such/nixl.so").build(); });
   EXPECT_EQ(nixl.code, ErrorCode::Unsupported);
-  EXPECT_TRUE(nixl.names("UCX")) << nixl.message;
+  EXPECT_TRUE(nixl.names("/no/such/nixl.so")) << nixl.message;
   if (!device::cuda_unavailable_reason().empty()) {
     auto const cuda = failure_of_call([] { return emulated_manager().cuda_device_id(0).build(); });
     EXPECT_EQ(cuda.code, ErrorCode::Unsupported);
