@@ -118,7 +118,7 @@ def test_a_process_ends_with_everything_open() -> None:
     code = """
 import kvbm_cpp as kvbm
 from remote_support import SHAPE
-from test_remote import make_manager, write
+from test_remote_notices import make_manager, write
 
 a, b = make_manager(), make_manager()
 for manager in (a, b):
