@@ -22,10 +22,13 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "memory": {"core"},
     "device": {"core", "memory"},
     "kernels": {"core"},
-    "layout": {"core", "memory"},
+    "object": {"core", "memory"},
+    "layout": {"core", "memory", "object"},
     "transfer": {"core", "memory", "device", "kernels", "layout"},
     "remote": {"core", "memory", "layout", "transfer"},
-    "manager": {"core", "memory", "device", "kernels", "layout", "transfer", "remote"},
+    "manager": {"core", "memory", "device", "kernels", "object", "layout", "transfer", "remote"},
+    "prefix": {"core", "memory", "object", "layout", "transfer", "remote", "manager"},
+    "metrics": {"core", "memory", "layout", "transfer", "manager", "prefix"},
 }
 
 # Users of the library: only include/kvbm for them. The command line reports what the machine's
