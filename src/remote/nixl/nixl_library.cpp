@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "core/python_packages.hpp"
 #include "kvbm/core/error.hpp"
 
 namespace kvbm::remote {
@@ -29,69 +30,9 @@ constexpr char const* kHowToGet = "pip install --no-deps nixl-cu13";
 constexpr std::array kWheelFolders = {".nixl_cu13.mesonpy.libs", ".nixl_cu12.mesonpy.libs",
                                       ".nixl.mesonpy.libs"};
 
-std::string environment(char const* name) {
-  char const* const value = std::getenv(name);
-  return value == nullptr ? std::string() : std::string(value);
-}
-
 bool is_file(fs::path const& path) {
   std::error_code ignored;
   return fs::is_regular_file(path, ignored);
-}
-
-std::vector<fs::path> entries(fs::path const& folder) {
-  std::vector<fs::path> found;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    found.push_back(it->path());
-  }
-  std::ranges::sort(found);
-  return found;
-}
-
-// The site-packages of an environment's Pythons.
-void append_site_packages(fs::path const& prefix, std::vector<fs::path>& out) {
-  for (fs::path const& folder : entries(prefix / "lib")) {
-    std::error_code ignored;
-    fs::path packages = folder / "site-packages";
-    if (folder.filename().string().starts_with("python3") && fs::is_directory(packages, ignored) &&
-        std::ranges::find(out, packages) == out.end()) {
-      out.push_back(std::move(packages));
-    }
-  }
-}
-
-// What surrounds a file: the site-packages that it was installed into, those of the environment
-// whose bin/ it is in, and the environment of a build tree.
-void append_surroundings(fs::path const& file, std::vector<fs::path>& out) {
-  for (fs::path folder = file.parent_path(); folder.has_relative_path();
-       folder = folder.parent_path()) {
-    if (folder.filename() == "site-packages" && std::ranges::find(out, folder) == out.end()) {
-      out.push_back(folder);
-    }
-    if (folder.filename() == "bin") { append_site_packages(folder.parent_path(), out); }
-    if (folder.filename() == "build") { append_site_packages(folder / "venv", out); }
-  }
-}
-
-fs::path path_of_this_code() {
-  Dl_info info{};
-  static char const marker = 0;
-  if (dladdr(&marker, &info) == 0 || info.dli_fname == nullptr) { return {}; }
-  std::error_code ignored;
-  return fs::absolute(info.dli_fname, ignored);
-}
-
-std::vector<fs::path> site_packages(NixlSearch const& search, NixlPlaces const& places) {
-  std::vector<fs::path> found;
-  for (fs::path const& prefix : search.prefixes) {
-    append_site_packages(prefix, found);
-  }
-  if (!places.virtual_env.empty()) { append_site_packages(places.virtual_env, found); }
-  for (fs::path const& file : places.around) {
-    append_surroundings(file, found);
-  }
-  return found;
 }
 
 // The version that the wheel's record beside its folder of libraries states.
@@ -102,7 +43,7 @@ std::string wheel_version(fs::path const& library) {
   if (!name.starts_with('.') || !name.ends_with(kSuffix)) { return {}; }
   std::string const package = name.substr(1, name.size() - 1 - kSuffix.size()) + "-";
   constexpr std::string_view kRecord = ".dist-info";
-  for (fs::path const& entry : entries(folder.parent_path())) {
+  for (fs::path const& entry : python::folder_entries(folder.parent_path())) {
     std::string const record = entry.filename().string();
     if (record.starts_with(package) && record.ends_with(kRecord)) {
       return record.substr(package.size(), record.size() - package.size() - kRecord.size());
@@ -119,7 +60,7 @@ NixlLibraryInfo describe(fs::path const& library) {
   NixlLibraryInfo info{library, wheel_version(library), {}};
   constexpr std::string_view kPrefix = "libplugin_";
   constexpr std::string_view kSuffix = ".so";
-  for (fs::path const& entry : entries(library.parent_path() / "plugins")) {
+  for (fs::path const& entry : python::folder_entries(library.parent_path() / "plugins")) {
     std::string const name = entry.filename().string();
     if (name.starts_with(kPrefix) && name.ends_with(kSuffix)) {
       info.plugins.push_back(
@@ -151,10 +92,8 @@ void quiet_nixl() {
 }  // namespace
 
 NixlLibraryInfo find_nixl(NixlSearch const& search) {
-  std::error_code ignored;
-  return find_nixl(search, {environment("KVBM_NIXL_LIBRARY"),
-                            environment("VIRTUAL_ENV"),
-                            {path_of_this_code(), fs::read_symlink("/proc/self/exe", ignored)}});
+  return find_nixl(search, {python::environment("KVBM_NIXL_LIBRARY"),
+                            python::environment("VIRTUAL_ENV"), python::files_of_this_process()});
 }
 
 NixlLibraryInfo find_nixl(NixlSearch const& search, NixlPlaces const& places) {
@@ -166,7 +105,8 @@ NixlLibraryInfo find_nixl(NixlSearch const& search, NixlPlaces const& places) {
     if (!is_file(places.named)) { throw_missing("KVBM_NIXL_LIBRARY", places.named); }
     return describe(places.named);
   }
-  std::vector<fs::path> const packages = site_packages(search, places);
+  std::vector<fs::path> const packages =
+      python::site_packages({search.prefixes, places.virtual_env, places.around});
   for (fs::path const& folder : packages) {
     for (char const* const wheel : kWheelFolders) {
       if (fs::path const library = folder / wheel / kLibraryName; is_file(library)) {
