@@ -25,6 +25,11 @@ nb::dict cuda_array_interface(PyRegion const& self) {
   return interface;
 }
 
+/// The file of a Disk region; null for others.
+std::shared_ptr<memory::BlockFile> block_file(Region const& region) {
+  return std::dynamic_pointer_cast<memory::BlockFile>(region.store());
+}
+
 void bind_region(nb::module_& m) {
   nb::class_<PyRegion>(
       m, "Region", nb::is_final(),
@@ -40,22 +45,26 @@ void bind_region(nb::module_& m) {
       .def_prop_ro(
           "file_path",
           [](PyRegion const& self) -> nb::object {
-            return self->file() == nullptr ? nb::none()
-                                           : nb::object(to_str(self->file()->path().native()));
+            auto const file = block_file(*self);
+            return file == nullptr ? nb::none() : nb::object(to_str(file->path().native()));
           },
           nb::sig("def file_path(self) -> str | None"), "The data file of a Disk region.")
       .def_prop_ro(
-          "file_offset", [](PyRegion const& self) { return self->file_offset(); },
-          "Offset of the first byte in that file.")
+          "file_offset", [](PyRegion const& self) { return self->store_offset(); },
+          "Offset of the first byte in that file or store.")
       .def_prop_ro(
           "is_direct",
-          [](PyRegion const& self) { return self->file() != nullptr && self->file()->is_direct(); },
+          [](PyRegion const& self) {
+            auto const file = block_file(*self);
+            return file != nullptr && file->is_direct();
+          },
           "Whether the file is read and written past the page cache (O_DIRECT).")
       .def_prop_ro(
           "io_engine",
           [](PyRegion const& self) -> nb::object {
-            if (self->file() == nullptr) { return nb::none(); }
-            return to_str(memory::to_string(self->file()->io()->engine()));
+            auto const file = block_file(*self);
+            if (file == nullptr) { return nb::none(); }
+            return to_str(memory::to_string(file->io()->engine()));
           },
           nb::sig("def io_engine(self) -> str | None"), "\"IoUring\" or \"Threads\".")
       .def(

@@ -106,7 +106,7 @@ PhysicalLayout build_layout(LayoutDraft const& draft) {
   detail::SpecRequest request{draft.config.value(), draft.kind, draft.dimension, draft.format,
                               draft.tensor};
   if (std::holds_alternative<AllocateDisk>(draft.memory)) {
-    request = detail::for_disk(std::move(request));
+    request = detail::for_store(std::move(request));
   }
   auto spec = detail::make_spec(request);
   auto regions = std::visit(MakeRegions{spec, *draft.source}, draft.memory);

@@ -40,7 +40,7 @@ constexpr std::array kDims{Dim::Block, Dim::Layer, Dim::Outer, Dim::Token, Dim::
 constexpr std::array kKinds{LayoutKind::FullyContiguous, LayoutKind::LayerSeparate};
 constexpr std::array kDimensions{BlockDimension::First, BlockDimension::Second};
 constexpr std::array kStorageKinds{StorageKind::System, StorageKind::Pinned, StorageKind::Device,
-                                   StorageKind::Disk};
+                                   StorageKind::Disk, StorageKind::Object};
 
 json config_to_json(LayoutConfig const& config) {
   json value{{"num_blocks", config.num_blocks()},
@@ -126,8 +126,7 @@ void check_region(RegionDescriptor const& region, RegionDescriptor const& first,
     refuse(fmt::format("region {} at {:#x} of {} bytes wraps around the address space", index,
                        region.address, region.bytes));
   }
-  auto const is_file = region.kind == StorageKind::Disk;
-  if (!is_file && region.address == 0) {
+  if (memory::is_memory(region.kind) && region.address == 0) {
     refuse(fmt::format("region {} has a null address", index));
   }
   auto const alignment = std::max(spec.config.alignment(), spec.config.dtype_width_bytes());
@@ -239,7 +238,7 @@ LayoutDescriptor PhysicalLayout::descriptor() const {
                               .regions = {}};
   for (auto const& region : regions()) {
     auto const address =
-        region.kind() == StorageKind::Disk ? region.file_offset() : std::uint64_t{region.address()};
+        is_memory(region.kind()) ? std::uint64_t{region.address()} : region.store_offset();
     descriptor.regions.push_back({region.kind(), region.device_id(), address, region.bytes()});
   }
   return descriptor;

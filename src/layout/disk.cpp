@@ -16,6 +16,7 @@ namespace detail {
 namespace {
 
 using memory::BlockFile;
+using memory::BlockStore;
 using memory::ExtentGroup;
 using memory::Region;
 using memory::StorageKind;
@@ -33,7 +34,7 @@ ExtentGroup group_of(LayoutSpec const& spec, std::uint64_t index) {
           spec.pieces.count};
 }
 
-LayoutDescriptor describe(LayoutSpec const& spec) {
+LayoutDescriptor describe(LayoutSpec const& spec, StorageKind kind) {
   LayoutDescriptor descriptor{.config = spec.config,
                               .kind = spec.kind,
                               .dimension = spec.dimension,
@@ -42,46 +43,41 @@ LayoutDescriptor describe(LayoutSpec const& spec) {
                               .regions = {}};
   for (std::uint64_t i = 0; i < spec.num_regions(); ++i) {
     descriptor.regions.push_back(
-        {StorageKind::Disk, -1, group_of(spec, i).file_offset, spec.geometry.region_bytes});
+        {kind, -1, group_of(spec, i).file_offset, spec.geometry.region_bytes});
   }
   return descriptor;
 }
 
-std::vector<Region> regions_of(LayoutSpec const& spec, std::shared_ptr<BlockFile> const& file) {
+std::vector<Region> regions_of(LayoutSpec const& spec, std::shared_ptr<BlockStore> const& store) {
   std::vector<Region> regions;
   regions.reserve(spec.num_regions());
   for (std::uint32_t i = 0; i < spec.num_regions(); ++i) {
     regions.push_back(
-        Region::of_file(file, i, group_of(spec, i).file_offset, spec.geometry.region_bytes));
+        Region::of_store(store, i, group_of(spec, i).file_offset, spec.geometry.region_bytes));
   }
   return regions;
 }
 
-bool same(ExtentGroup const& a, ExtentGroup const& b) {
-  return a.file_offset == b.file_offset && a.extent_bytes == b.extent_bytes &&
-         a.extent_stride == b.extent_stride && a.count == b.count;
-}
-
-/// Refuses a descriptor that is not of this file.
+/// Refuses a descriptor that is not of this store.
 void expect_describes(LayoutSpec const& spec, LayoutDescriptor const& descriptor,
-                      BlockFile const& file) {
-  KVBM_EXPECTS(!descriptor.tensor && descriptor.regions == describe(spec).regions, Corrupt,
-               "its regions are not those of a file");
-  auto const& groups = file.groups();
+                      BlockStore const& store) {
+  KVBM_EXPECTS(!descriptor.tensor && descriptor.regions == describe(spec, store.kind()).regions,
+               Corrupt, "its regions are not those of a store");
+  auto const& groups = store.groups();
   KVBM_EXPECTS(groups.size() == descriptor.regions.size(), Corrupt,
-               fmt::format("it has {} regions, the file {} extent groups",
+               fmt::format("it has {} regions, the store {} extent groups",
                            descriptor.regions.size(), groups.size()));
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    KVBM_EXPECTS(same(groups[i], group_of(spec, i)), Corrupt,
-                 fmt::format("region {} does not fit extent group {} of the file", i, i));
+    KVBM_EXPECTS(groups[i] == group_of(spec, i), Corrupt,
+                 fmt::format("region {} does not fit extent group {} of the store", i, i));
   }
 }
 
 }  // namespace
 
-SpecRequest for_disk(SpecRequest request) {
+SpecRequest for_store(SpecRequest request) {
   KVBM_EXPECTS(!request.tensor, InvalidArgument,
-               fmt::format("allocate_disk: files hold blocks in a format, not engine tensors {}",
+               fmt::format("files and objects hold blocks in a format, not engine tensors {}",
                            request.tensor->to_string()));
   if (request.config.alignment() < memory::kFileAlignment) {
     request.config = request.config.with_alignment(memory::kFileAlignment);
@@ -94,28 +90,28 @@ std::vector<Region> create_file(LayoutSpec const& spec, memory::MemorySource& so
   memory::BlockFileSpec file;
   file.path = path.empty() ? temporary_path() : path;
   file.remove_on_close = path.empty();
-  file.metadata = describe(spec).to_json();
+  file.metadata = describe(spec, StorageKind::Disk).to_json();
   for (std::uint64_t i = 0; i < spec.num_regions(); ++i) {
     file.groups.push_back(group_of(spec, i));
   }
   return regions_of(spec, BlockFile::create(file, source.disk_io()));
 }
 
-void check_file_region(LayoutSpec const& spec, Region const& region) {
-  auto const& groups = region.file()->groups();
-  KVBM_EXPECTS(region.file_index() < groups.size(), InvalidArgument,
-               fmt::format("{} has {} extent groups, the region names group {}",
-                           region.file()->path().string(), groups.size(), region.file_index()));
+void check_store_region(LayoutSpec const& spec, Region const& region) {
+  auto const& groups = region.store()->groups();
+  auto const name = region.store()->name();
+  KVBM_EXPECTS(region.store_index() < groups.size(), InvalidArgument,
+               fmt::format("{} has {} extent groups, the region names group {}", name,
+                           groups.size(), region.store_index()));
   auto expected = group_of(spec, 0);
-  expected.file_offset = region.file_offset();
-  auto const& found = groups[region.file_index()];
-  KVBM_EXPECTS(
-      region.bytes() >= spec.geometry.region_bytes && same(found, expected), InvalidArgument,
-      fmt::format("extent group {} of {} has {} extents of {} bytes every {} at {}, the "
-                  "layout needs {} of {} every {} at {}",
-                  region.file_index(), region.file()->path().string(), found.count,
-                  found.extent_bytes, found.extent_stride, found.file_offset, expected.count,
-                  expected.extent_bytes, expected.extent_stride, expected.file_offset));
+  expected.file_offset = region.store_offset();
+  auto const& found = groups[region.store_index()];
+  KVBM_EXPECTS(region.bytes() >= spec.geometry.region_bytes && found == expected, InvalidArgument,
+               fmt::format("extent group {} of {} has {} extents of {} bytes every {} at {}, the "
+                           "layout needs {} of {} every {} at {}",
+                           region.store_index(), name, found.count, found.extent_bytes,
+                           found.extent_stride, found.file_offset, expected.count,
+                           expected.extent_bytes, expected.extent_stride, expected.file_offset));
 }
 
 }  // namespace detail

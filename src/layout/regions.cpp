@@ -59,8 +59,8 @@ void expect_apart(std::span<Region const> regions) {
   ranges.reserve(regions.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
     auto const& region = regions[i];
-    auto const begin = region.kind() == StorageKind::Disk ? region.file_offset() : region.address();
-    ranges.push_back({region.file().get(), begin, checked_add(begin, region.bytes()), i});
+    auto const begin = is_memory(region.kind()) ? region.address() : region.store_offset();
+    ranges.push_back({region.store().get(), begin, checked_add(begin, region.bytes()), i});
   }
   std::sort(ranges.begin(), ranges.end(), [](Range const& a, Range const& b) {
     return std::tie(a.file, a.begin) < std::tie(b.file, b.begin);
@@ -177,8 +177,8 @@ std::vector<Region> existing_regions(LayoutSpec const& spec, std::vector<Region>
                  fmt::format("region {} is {}, region 0 is {}: one layout has one kind and device",
                              i, place(region.kind(), region.device_id()),
                              place(first.kind(), first.device_id())));
-    if (region.kind() == StorageKind::Disk) {
-      check_file_region(spec, region);
+    if (region.store() != nullptr) {
+      check_store_region(spec, region);
     } else {
       expect_usable(spec, i, region.address(), region.bytes());
     }

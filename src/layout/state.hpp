@@ -39,14 +39,14 @@ std::vector<memory::Region> existing_regions(LayoutSpec const& spec,
 
 /// The request with its alignment raised to what files need. @throws Error(InvalidArgument) for
 /// tensors that are not blocks in a plain format
-SpecRequest for_disk(SpecRequest request);
+SpecRequest for_store(SpecRequest request);
 
 /// Creates the file of a layout; an empty path makes a temporary one.
 std::vector<memory::Region> create_file(LayoutSpec const& spec, memory::MemorySource& source,
                                         std::filesystem::path const& path);
 
 /// Whether a file region's extents are those of the layout's region. @throws Error(InvalidArgument)
-void check_file_region(LayoutSpec const& spec, memory::Region const& region);
+void check_store_region(LayoutSpec const& spec, memory::Region const& region);
 
 }  // namespace detail
 }  // namespace kvbm::layout

@@ -141,13 +141,13 @@ void TransferManager::fill_blocks(layout::LayoutHandle handle, std::span<BlockId
 }
 
 void TransferManager::sync(layout::LayoutHandle handle) {
-  std::set<std::shared_ptr<memory::BlockFile>> files;
+  std::set<std::shared_ptr<memory::BlockStore>> stores;
   auto const layout = this->layout(handle);
   for (auto const& region : layout.regions()) {
-    if (region.file() != nullptr) { files.insert(region.file()); }
+    if (region.store() != nullptr) { stores.insert(region.store()); }
   }
-  for (auto const& file : files) {
-    file->sync();
+  for (auto const& store : stores) {
+    store->sync();
   }
 }
 

@@ -71,6 +71,10 @@ OpenMode BlockFile::mode() const noexcept { return impl_->mode_; }
 bool BlockFile::is_direct() const noexcept { return static_cast<bool>(impl_->data_.direct); }
 std::string const& BlockFile::direct_reason() const noexcept { return impl_->data_.direct_reason; }
 std::shared_ptr<DiskIo> const& BlockFile::io() const noexcept { return impl_->io_; }
+std::string BlockFile::name() const { return impl_->paths_.data.string(); }
+bool BlockFile::is_writable() const noexcept { return impl_->mode_ == OpenMode::ReadWrite; }
+std::unique_ptr<ExtentQueue> BlockFile::make_queue() { return std::make_unique<Queue>(impl_->io_); }
+void const* BlockFile::family() const noexcept { return impl_->io_.get(); }
 
 std::optional<Checksum> BlockFile::checksum(std::uint32_t group, std::uint64_t extent) const {
   auto const entry = impl_->table_.find(impl_->record_of(group, extent));

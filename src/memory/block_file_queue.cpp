@@ -20,8 +20,12 @@ class BlockFile::Queue::Impl {
     queue_ = io_->make_queue();
   }
 
-  void start(DiskRequest::Op op, std::shared_ptr<BlockFile> const& file,
+  void start(DiskRequest::Op op, std::shared_ptr<BlockStore> const& store,
              std::span<ExtentIo const> extents) {
+    KVBM_EXPECTS(store != nullptr, InvalidArgument, "I/O on no file");
+    auto const file = std::dynamic_pointer_cast<BlockFile>(store);
+    KVBM_EXPECTS(file != nullptr, InvalidArgument,
+                 fmt::format("{} is no block file: use a queue of its own", store->name()));
     std::size_t const first = append(op, file, extents);
     if (op == DiskRequest::Op::Write) {
       start_writes(first);
@@ -69,7 +73,6 @@ class BlockFile::Queue::Impl {
   // All or nothing: what throws here leaves the queue as it was.
   std::size_t append(DiskRequest::Op op, std::shared_ptr<BlockFile> const& file,
                      std::span<ExtentIo const> extents) {
-    KVBM_EXPECTS(file != nullptr, InvalidArgument, "I/O on no file");
     BlockFile::Impl& impl = *file->impl_;
     KVBM_EXPECTS(op == DiskRequest::Op::Read || impl.mode_ == OpenMode::ReadWrite, InvalidArgument,
                  fmt::format("{} was opened read-only", impl.paths_.data.string()));
@@ -276,14 +279,14 @@ BlockFile::Queue::Queue(std::shared_ptr<DiskIo> io)
 
 BlockFile::Queue::~Queue() = default;
 
-void BlockFile::Queue::start_write(std::shared_ptr<BlockFile> const& file,
+void BlockFile::Queue::start_write(std::shared_ptr<BlockStore> const& store,
                                    std::span<ExtentIo const> extents) {
-  impl_->start(DiskRequest::Op::Write, file, extents);
+  impl_->start(DiskRequest::Op::Write, store, extents);
 }
 
-void BlockFile::Queue::start_read(std::shared_ptr<BlockFile> const& file,
+void BlockFile::Queue::start_read(std::shared_ptr<BlockStore> const& store,
                                   std::span<ExtentIo const> extents) {
-  impl_->start(DiskRequest::Op::Read, file, extents);
+  impl_->start(DiskRequest::Op::Read, store, extents);
 }
 
 std::vector<std::exception_ptr> BlockFile::Queue::finish() { return impl_->finish(); }

@@ -8,7 +8,7 @@
 
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
-#include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/block_store.hpp"
 #include "kvbm/memory/shared_memory.hpp"
 
 namespace kvbm::memory {
@@ -36,21 +36,20 @@ Region Region::of_memory(StorageKind kind, void* address, std::uint64_t bytes, D
   return region;
 }
 
-Region Region::of_file(std::shared_ptr<BlockFile> file, std::uint32_t index, std::uint64_t offset,
-                       std::uint64_t bytes) {
-  KVBM_EXPECTS(file != nullptr, InvalidArgument, "a Disk region without a file");
-  KVBM_EXPECTS(bytes > 0, InvalidArgument,
-               fmt::format("a region of 0 bytes in {}", file->path().string()));
-  KVBM_EXPECTS(index < file->groups().size(), OutOfRange,
-               fmt::format("extent group {} of {} in {}", index, file->groups().size(),
-                           file->path().string()));
+Region Region::of_store(std::shared_ptr<BlockStore> store, std::uint32_t index,
+                        std::uint64_t offset, std::uint64_t bytes) {
+  KVBM_EXPECTS(store != nullptr, InvalidArgument, "a Disk or Object region without a store");
+  KVBM_EXPECTS(bytes > 0, InvalidArgument, fmt::format("a region of 0 bytes in {}", store->name()));
+  KVBM_EXPECTS(
+      index < store->groups().size(), OutOfRange,
+      fmt::format("extent group {} of {} in {}", index, store->groups().size(), store->name()));
   checked_add(offset, bytes);
   Region region;
-  region.kind_ = StorageKind::Disk;
+  region.kind_ = store->kind();
   region.bytes_ = bytes;
-  region.file_ = std::move(file);
-  region.file_index_ = index;
-  region.file_offset_ = offset;
+  region.store_ = std::move(store);
+  region.store_index_ = index;
+  region.store_offset_ = offset;
   return region;
 }
 
@@ -64,7 +63,7 @@ Region Region::subregion(std::uint64_t offset, std::uint64_t bytes) const {
     part.address_ += offset;
     part.shared_offset_ += offset;
   } else {
-    part.file_offset_ += offset;
+    part.store_offset_ += offset;
   }
   return part;
 }

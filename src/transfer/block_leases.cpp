@@ -9,7 +9,7 @@ void BlockLeases::append_keys(std::vector<Key>& keys, layout::PhysicalLayout con
                               std::span<BlockId const> ids) {
   auto const& region = layout.regions().front();
   auto const place =
-      region.file() ? reinterpret_cast<std::uintptr_t>(region.file().get()) : region.address();
+      region.store() ? reinterpret_cast<std::uintptr_t>(region.store().get()) : region.address();
   keys.reserve(keys.size() + ids.size());
   for (BlockId const id : ids) {
     keys.emplace_back(place, id);

@@ -50,12 +50,24 @@ bool involves(ChoiceInput const& input, StorageKind kind) {
   return input.src_kind == kind || input.dst_kind == kind;
 }
 
-double disk_seconds(ChoiceInput const& input) {
+bool involves_store(ChoiceInput const& input) {
+  return memory::is_store(input.src_kind) || memory::is_store(input.dst_kind);
+}
+
+double store_latency(ChoiceInput const& input) {
   auto const& costs = costs_of(input);
-  double seconds = costs.disk_latency;
+  return involves(input, StorageKind::Object) ? costs.object_latency : costs.disk_latency;
+}
+
+double store_seconds(ChoiceInput const& input) {
+  auto const& costs = costs_of(input);
+  double seconds = store_latency(input);
   if (input.src_kind == StorageKind::Disk) { seconds += total_bytes(input) / costs.disk_read_rate; }
   if (input.dst_kind == StorageKind::Disk) {
     seconds += total_bytes(input) / costs.disk_write_rate;
+  }
+  for (auto const kind : {input.src_kind, input.dst_kind}) {
+    if (kind == StorageKind::Object) { seconds += total_bytes(input) / costs.object_rate; }
   }
   return seconds;
 }
@@ -182,26 +194,26 @@ Estimate pinned_staging(ChoiceInput const& input) {
           "two hops in a pipeline through pinned staging memory"};
 }
 
+constexpr char const* kNoStore = "no side is a file or object store";
+
 Estimate direct_file(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::DirectFile;
-  if (!involves(input, StorageKind::Disk)) { return refuse(kStrategy, "no side is a file"); }
+  if (!involves_store(input)) { return refuse(kStrategy, kNoStore); }
   if (!memory::is_host(input.src_kind) && !memory::is_host(input.dst_kind)) {
     return refuse(kStrategy, "the other side must be host memory");
   }
   if (!input.extents_match) {
     return refuse(kStrategy, "the sides differ in format, kind, alignment or part of the block");
   }
-  return {kStrategy, disk_seconds(input),
-          "file I/O straight from and into the other side's memory"};
+  return {kStrategy, store_seconds(input), "I/O straight from and into the other side's memory"};
 }
 
 Estimate staged_file(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::StagedFile;
-  if (!involves(input, StorageKind::Disk)) { return refuse(kStrategy, "no side is a file"); }
+  if (!involves_store(input)) { return refuse(kStrategy, kNoStore); }
   // The two hops overlap: the slower one counts, and one batch of the other.
   double const copy = total_bytes(input) / copy_rate(input);
-  double const disk = disk_seconds(input);
-  return {kStrategy, std::max(copy, disk) + costs_of(input).disk_latency,
+  return {kStrategy, std::max(copy, store_seconds(input)) + store_latency(input),
           input.bounce_given ? "two hops in a pipeline through the caller's bounce buffer"
                              : "two hops in a pipeline through pinned staging memory"};
 }
@@ -215,7 +227,7 @@ double wire_seconds(ChoiceInput const& input, std::uint64_t num_runs) {
 /// Time of everything on our side but the wire: the copy to or from staging, and a file.
 double staging_seconds(ChoiceInput const& input) {
   double const copy = total_bytes(input) / copy_rate(input);
-  return involves(input, StorageKind::Disk) ? std::max(copy, disk_seconds(input)) : copy;
+  return involves_store(input) ? std::max(copy, store_seconds(input)) : copy;
 }
 
 constexpr char const* kNoPeer = "both sides are this worker's";
@@ -225,7 +237,7 @@ Estimate direct_remote(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::DirectRemote;
   if (!input.remote) { return refuse(kStrategy, kNoPeer); }
   auto const& remote = *input.remote;
-  if (involves(input, StorageKind::Disk)) { return refuse(kStrategy, "a side is a file"); }
+  if (involves_store(input)) { return refuse(kStrategy, "a side is a file or object store"); }
   if (remote.gpu_involved && !input.capabilities.allow_gpu_rdma) {
     return refuse(kStrategy, kNeedsRdma);
   }
@@ -281,15 +293,12 @@ std::string kinds_of(ChoiceInput const& input) {
 }
 
 void refuse_what_is_missing(ChoiceInput const& input) {
-  if (involves(input, StorageKind::Object)) {
-    throw UnsupportedError(kinds_of(input) + ": object storage is not part of this version");
-  }
   if (input.remote && input.remote->both_remote) {
     throw UnsupportedError(kinds_of(input) +
                            ": both sides belong to other workers; ask one of them to move the "
                            "blocks, or go through a layout of this worker");
   }
-  if (input.caller_stream && (involves(input, StorageKind::Disk) || input.remote)) {
+  if (input.caller_stream && (involves_store(input) || input.remote)) {
     throw UnsupportedError(
         kinds_of(input) +
         ": a caller's stream cannot tell I/O or network errors; leave cuda_stream out and "

@@ -30,11 +30,7 @@ ContextOptions complete(ContextOptions options) {
 }  // namespace
 
 TransferContext::Impl::Impl(ContextOptions options)
-    : options_(complete(std::move(options))),
-      copy_engine_(options_.copy_engine),
-      pipeline_workers_(std::make_unique<PipelineWorkers>("kvbm-file", options_.num_file_workers,
-                                                          options_.memory_source,
-                                                          options_.staging_bytes_per_worker)) {
+    : options_(complete(std::move(options))), copy_engine_(options_.copy_engine) {
   // D2D work has streams of its own, so that it never queues behind the slower host link.
   constexpr std::size_t kD2dStreams = 2;
   constexpr std::size_t kInnerStreams = 3;
@@ -70,16 +66,21 @@ void TransferContext::Impl::end_work() noexcept {
   if (--in_flight_ == 0) { idle_.notify_all(); }
 }
 
-void TransferContext::Impl::post_to_lane(std::uint64_t worker_id, int priority,
-                                         PipelineWorkers::Job job) {
+void TransferContext::Impl::post_to_lane(Lane which, int priority, PipelineWorkers::Job job) {
   // Two, so that one transfer's copies go on while another one's bytes are on the wire.
   constexpr unsigned kThreadsPerPeer = 2;
   // Under the lock: whoever posts, perhaps a thread of the lane, must not be the last to hold one
   // that close_lane() takes away, for the last one joins its threads.
   std::lock_guard const lock(lanes_mutex_);
-  auto& lane = lanes_[worker_id];
+  auto& lane = lanes_[which];
   if (lane == nullptr) {
-    lane = std::make_unique<PipelineWorkers>("kvbm-peer", kThreadsPerPeer, options_.memory_source,
+    bool const is_peer = which.kind == Lane::Kind::Peer;
+    bool const has_objects = which.kind == Lane::Kind::Objects;
+    lane = std::make_unique<PipelineWorkers>(is_peer       ? "kvbm-peer"
+                                             : has_objects ? "kvbm-object"
+                                                           : "kvbm-file",
+                                             is_peer ? kThreadsPerPeer : options_.num_file_workers,
+                                             options_.memory_source,
                                              options_.staging_bytes_per_worker);
   }
   lane->post(priority, std::move(job));
@@ -88,7 +89,7 @@ void TransferContext::Impl::post_to_lane(std::uint64_t worker_id, int priority,
 void TransferContext::Impl::close_lane(std::uint64_t worker_id) {
   std::unique_ptr<PipelineWorkers> closed;  // joins its threads behind the lock
   std::lock_guard const lock(lanes_mutex_);
-  if (auto const found = lanes_.find(worker_id); found != lanes_.end()) {
+  if (auto const found = lanes_.find({Lane::Kind::Peer, worker_id}); found != lanes_.end()) {
     closed = std::move(found->second);
     lanes_.erase(found);
   }

@@ -16,6 +16,18 @@
 
 namespace kvbm::transfer {
 
+/// Threads that run pipelines of one kind, so that what is slow or stopped holds up nobody else.
+struct Lane {
+  enum class Kind {
+    Local,    ///< files and paths between memories
+    Objects,  ///< object stores
+    Peer,     ///< from and to another worker
+  };
+  Kind kind = Kind::Local;
+  std::uint64_t worker_id = 0;  ///< Peer: whose
+  friend auto operator<=>(Lane const&, Lane const&) = default;
+};
+
 /// The state behind TransferContext. Members are destroyed in the reverse of the order in which
 /// work flows: workers first, then streams, then events.
 class TransferContext::Impl {
@@ -65,17 +77,15 @@ class TransferContext::Impl {
   std::map<DeviceId, PerDevice> per_device_;
   BlockLeases block_leases_;
   std::shared_ptr<Quarantine> quarantine_ = std::make_shared<Quarantine>();
-  std::unique_ptr<PipelineWorkers> pipeline_workers_;  ///< for files and local paths
 
-  /// Has the threads run it that move blocks from and to a peer: its own, so that a stopped or dead
-  /// worker holds up nobody else.
-  void post_to_lane(std::uint64_t worker_id, int priority, PipelineWorkers::Job job);
+  /// Has a lane's own threads run it.
+  void post_to_lane(Lane lane, int priority, PipelineWorkers::Job job);
   /// Ends a peer's threads after what is queued. Not to be called from one of them.
   void close_lane(std::uint64_t worker_id);
 
  private:
   std::mutex lanes_mutex_;
-  std::map<std::uint64_t, std::unique_ptr<PipelineWorkers>> lanes_;
+  std::map<Lane, std::unique_ptr<PipelineWorkers>> lanes_;
 };
 
 }  // namespace kvbm::transfer

@@ -27,7 +27,7 @@ std::vector<BlockLeases::Key> keys_of(PreparedTransfer::State const& state,
   if (bounce && (strategy == Strategy::StagedFile || strategy == Strategy::StagedRemote)) {
     BlockLeases::append_keys(keys, bounce->endpoint.layout, bounce->block_ids);
   }
-  if (pair.dst.storage_kind() == memory::StorageKind::Disk &&
+  if (memory::is_store(pair.dst.storage_kind()) &&
       is_partial(pair.dst, pair.selection.layers, pair.selection.dst_heads)) {
     BlockLeases::append_keys(keys, pair.dst, dst_blocks);
   }
@@ -64,6 +64,14 @@ void run_pipeline(TransferJob& job, PipelineResources& resources, Strategy strat
   }
 }
 
+/// Whose threads run it.
+Lane lane_of(PreparedTransfer::State const& state) {
+  if (state.remote) { return {Lane::Kind::Peer, state.remote->peer->worker_id()}; }
+  bool const has_objects = state.pair.src.storage_kind() == memory::StorageKind::Object ||
+                           state.pair.dst.storage_kind() == memory::StorageKind::Object;
+  return {has_objects ? Lane::Kind::Objects : Lane::Kind::Local, 0};
+}
+
 /// What a stream does that waits for a transfer: it goes on whatever happened.
 void wait_for_end(TransferCompleteNotification const& notification) {
   try {
@@ -85,23 +93,18 @@ TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
   auto const notification = job->notification();
   auto post = [&context, job, keys = keys_of(*state, dst_blocks, strategy), strategy,
                priority = options.priority,
-               peer_id = state->remote ? std::optional(state->remote->peer->worker_id())
-                                       : std::nullopt](std::exception_ptr const& error) mutable {
+               lane = lane_of(*state)](std::exception_ptr const& error) mutable {
     if (error != nullptr) {
       if (job->begin()) { job->finish(0, {}, error); }
       return;
     }
     context.block_leases_.request(
-        std::move(keys), [&context, job, strategy, priority, peer_id](BlockLeases::Lease lease) {
+        std::move(keys), [&context, job, strategy, priority, lane](BlockLeases::Lease lease) {
           auto const shared = std::make_shared<BlockLeases::Lease>(std::move(lease));
           auto run = [job, strategy, shared](PipelineResources& resources) {
             run_pipeline(*job, resources, strategy, std::move(*shared));
           };
-          if (peer_id) {
-            context.post_to_lane(*peer_id, priority, std::move(run));
-          } else {
-            context.pipeline_workers_->post(priority, std::move(run));
-          }
+          context.post_to_lane(lane, priority, std::move(run));
         });
   };
   auto events = options.wait_for;

@@ -71,10 +71,13 @@ bool extents_match(ValidatedPair const& pair) {
 }
 
 bool aligned_for_direct_io(ValidatedPair const& pair) {
-  bool const from_file = pair.src.storage_kind() == StorageKind::Disk;
-  bool const to_file = pair.dst.storage_kind() == StorageKind::Disk;
-  if (from_file == to_file) { return false; }
-  PhysicalLayout const& memory = from_file ? pair.dst : pair.src;
+  bool const from_store = memory::is_store(pair.src.storage_kind());
+  bool const to_store = memory::is_store(pair.dst.storage_kind());
+  if (from_store == to_store) { return false; }
+  PhysicalLayout const& memory = from_store ? pair.dst : pair.src;
+  PhysicalLayout const& stored = from_store ? pair.src : pair.dst;
+  // Objects are sent and received by the CPU, from and to any address.
+  if (stored.storage_kind() == StorageKind::Object) { return true; }
   if (!memory::is_memory(memory.storage_kind()) || !is_aligned(memory.geometry().block_stride)) {
     return false;
   }
@@ -89,11 +92,11 @@ bool aligned_for_direct_io(ValidatedPair const& pair) {
 }
 
 bool bounce_serves_as_staging(ValidatedPair const& pair, PhysicalLayout const& bounce) {
-  bool const from_file = pair.src.storage_kind() == StorageKind::Disk;
-  bool const to_file = pair.dst.storage_kind() == StorageKind::Disk;
+  bool const from_store = memory::is_store(pair.src.storage_kind());
+  bool const to_store = memory::is_store(pair.dst.storage_kind());
   if (bounce.regions().front().host_data() == nullptr) { return false; }
-  if (from_file && to_file) { return same_extents(pair.src, bounce) && extents_match(pair); }
-  return same_extents(from_file ? pair.src : pair.dst, bounce);
+  if (from_store && to_store) { return same_extents(pair.src, bounce) && extents_match(pair); }
+  return same_extents(from_store ? pair.src : pair.dst, bounce);
 }
 
 void validate_bounce_fits(ValidatedPair const& pair, PhysicalLayout const& bounce) {

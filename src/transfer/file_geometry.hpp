@@ -17,7 +17,7 @@ namespace kvbm::transfer {
 [[nodiscard]] bool is_partial(layout::PhysicalLayout const& layout, IndexRange layers,
                               IndexRange heads);
 
-/// Whether the memory side of a pair with one file can be read or written by direct I/O.
+/// Whether the memory side of a pair with one store can be read and written by its I/O itself.
 [[nodiscard]] bool aligned_for_direct_io(ValidatedPair const& pair);
 
 /// Whether a bounce layout has the extents of the file side, so that it can take staging's place.

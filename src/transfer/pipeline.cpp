@@ -15,7 +15,6 @@ namespace kvbm::transfer {
 namespace {
 
 using layout::PhysicalLayout;
-using memory::BlockFile;
 
 /// A transfer is cut into about this many batches, so that its hops overlap.
 constexpr std::size_t kWantedBatches = 8;
@@ -84,8 +83,10 @@ void Pipeline::plan_path(Strategy strategy) {
       bool const match = extents_match(pair);
       if (reads()) { add_staging(pair.src, selection.src_heads); }
       if (bounce) { add_bounce(); }
-      bool const to_file = pair.dst.storage_kind() == memory::StorageKind::Disk;
-      if (to_file && !(reads() && match && !bounce)) { add_staging(pair.dst, selection.dst_heads); }
+      bool const to_store = memory::is_store(pair.dst.storage_kind());
+      if (to_store && !(reads() && match && !bounce)) {
+        add_staging(pair.dst, selection.dst_heads);
+      }
     }
   }
   if (strategy == Strategy::PinnedStaging) {
@@ -101,11 +102,11 @@ void Pipeline::plan_extents() {
   auto const& pair = job_.state().pair;
   shared_staging_ = reads() && writes() && stations_.size() == 3;
   partial_write_ =
-      stations_.back().is_file() && is_partial(pair.dst, layers_, pair.selection.dst_heads);
+      stations_.back().is_store() && is_partial(pair.dst, layers_, pair.selection.dst_heads);
 
-  // Two files may be cut into different extents.
+  // Two stores may be cut into different extents.
   for (Station& station : stations_) {
-    if (station.is_padded || !station.is_file()) { continue; }
+    if (station.is_padded || !station.is_store()) { continue; }
     for (std::uint32_t i = 0; i < station.layout.extents_per_block(); ++i) {
       IndexRange const covered = station.layout.extent_layers(i);
       if (covered.begin < layers_.end && layers_.begin < covered.end) {
@@ -150,7 +151,11 @@ void Pipeline::plan_batches() {
   bool const direct = stations_.size() == 2;
   num_halves_ = num_blocks > 1 && !(direct && job_.state().remote) ? 2 : 1;
   std::size_t const wanted = (num_blocks + kWantedBatches - 1) / kWantedBatches;
-  std::size_t const at_least = std::max<std::size_t>(1, kMinBatchBytes / per_block);
+  bool const has_objects = std::any_of(stations_.begin(), stations_.end(), [](Station const& s) {
+    return s.layout.storage_kind() == memory::StorageKind::Object;
+  });
+  std::size_t const at_least =
+      std::max<std::size_t>(1, (has_objects ? kMinObjectBatchBytes : kMinBatchBytes) / per_block);
   std::size_t const at_most = std::max<std::size_t>(
       1, resources_.staging_bytes() / std::max<std::size_t>(1, num_stagings) / 2 / per_block);
   batch_blocks_ = std::min({std::max(wanted, at_least), at_most, num_blocks});
@@ -227,23 +232,23 @@ std::span<BlockId const> Pipeline::ids(Station const& station, Batch const& batc
                               : station.list.subspan(batch.first, batch.count);
 }
 
-void Pipeline::append_extents(Station const& file, Station const& memory, Batch const& batch,
+void Pipeline::append_extents(Station const& stored, Station const& memory, Batch const& batch,
                               std::size_t position) {
   std::size_t const i = position - batch.first;
-  BlockId const file_block = ids(file, batch)[i];
+  BlockId const stored_block = ids(stored, batch)[i];
   BlockId const memory_block = ids(memory, batch)[i];
-  for (std::uint32_t const number : file.extents) {
-    auto const stored = file.layout.extent(file_block, number);
+  for (std::uint32_t const number : stored.extents) {
+    auto const extent = stored.layout.extent(stored_block, number);
     auto const held = memory.layout.extent(memory_block, number);
     io_.push_back(
-        {file.layout.regions()[stored.region].file_index(), stored.index,
+        {stored.layout.regions()[extent.region].store_index(), extent.index,
          memory.layout.regions()[held.region].host_data() + held.offset,
          memory.is_padded ? checked_align_up(held.bytes, memory::kFileAlignment) : held.bytes});
   }
 }
 
-void Pipeline::start_read(Station const& file, Station const& memory, Batch const& batch) {
-  if (file.is_remote) {
+void Pipeline::start_read(Station const& stored, Station const& memory, Batch const& batch) {
+  if (stored.is_remote) {
     reading_[batch.half].clear();
     start_move(batch);
     return;
@@ -254,9 +259,9 @@ void Pipeline::start_read(Station const& file, Station const& memory, Batch cons
   for (std::size_t position = batch.first; position < batch.first + batch.count; ++position) {
     if (!alive_[position]) { continue; }
     reading.push_back(position);
-    append_extents(file, memory, batch, position);
+    append_extents(stored, memory, batch, position);
   }
-  resources_.read_queue(batch.half).start_read(file.layout.regions().front().file(), io_);
+  resources_.read_queue(batch.half, *stored.store()).start_read(stored.store(), io_);
 }
 
 void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
@@ -264,9 +269,9 @@ void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
     finish_move(batch.half, reading_[batch.half]);
     return;
   }
-  auto const errors = resources_.read_queue(batch.half).finish();
-  Station const& file = missing_is_empty ? stations_.back() : stations_.front();
-  std::size_t const per_block = file.extents.size();
+  Station const& stored = missing_is_empty ? stations_.back() : stations_.front();
+  auto const errors = resources_.read_queue(batch.half, *stored.store()).finish();
+  std::size_t const per_block = stored.extents.size();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] == nullptr) { continue; }
     std::size_t const position = reading_[batch.half][i / per_block];
@@ -311,9 +316,9 @@ void Pipeline::copy(Batch const& batch) {
 }
 
 void Pipeline::start_write(Batch const& batch) {
-  Station const& file = stations_.back();
+  Station const& stored = stations_.back();
   Station const& memory = stations_[stations_.size() - 2];
-  if (file.is_remote) {
+  if (stored.is_remote) {
     write_end_[batch.half] = batch.first + batch.count;
     start_move(batch);
     return;
@@ -323,10 +328,10 @@ void Pipeline::start_write(Batch const& batch) {
   for (std::size_t position = batch.first; position < batch.first + batch.count; ++position) {
     if (!alive_[position]) { continue; }
     writing.push_back(position);
-    append_extents(file, memory, batch, position);
+    append_extents(stored, memory, batch, position);
   }
   write_end_[batch.half] = batch.first + batch.count;
-  resources_.write_queue(batch.half).start_write(file.layout.regions().front().file(), io_);
+  resources_.write_queue(batch.half, *stored.store()).start_write(stored.store(), io_);
 }
 
 void Pipeline::finish_write(std::size_t half) {
@@ -337,7 +342,7 @@ void Pipeline::finish_write(std::size_t half) {
     num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
     return;
   }
-  auto const errors = resources_.write_queue(half).finish();
+  auto const errors = resources_.write_queue(half, *stations_.back().store()).finish();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] != nullptr) {
       fail(writing_[half][i / stations_.back().extents.size()], errors[i]);
@@ -390,7 +395,7 @@ void Pipeline::run() {
 
 void Pipeline::abandon_read(std::size_t half) {
   if (!stations_.front().is_remote) {
-    static_cast<void>(resources_.read_queue(half).finish());
+    static_cast<void>(resources_.read_queue(half, *stations_.front().store()).finish());
     return;
   }
   try {

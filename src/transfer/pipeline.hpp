@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/block_store.hpp"
 #include "kvbm/transfer/strategy.hpp"
 #include "transfer/local_copy.hpp"
 #include "transfer/pipeline_workers.hpp"
@@ -19,13 +19,15 @@ namespace kvbm::transfer {
 
 /// Batches are at least this long, so that a disk or a wire is busy while the next one is prepared.
 inline constexpr std::uint64_t kMinBatchBytes = std::uint64_t{4} << 20U;
+/// The same of object stores, whose requests take milliseconds: many have to be under way.
+inline constexpr std::uint64_t kMinObjectBatchBytes = std::uint64_t{16} << 20U;
 
-/// Moves blocks along a path of stations in batches: a file or memory at either end, staging or a
-/// bounce buffer between. Hops overlap: while one half of the staging blocks is read or written,
-/// the other one is copied. A file at the end is written in whole extents; where the transfer
-/// changes only a part of them they are read first. A peer's memory at either end is read and
-/// written over its wire. Without either it is a path between memories that can be stopped from
-/// batch to batch.
+/// Moves blocks along a path of stations in batches: a store (file or objects) or memory at either
+/// end, staging or a bounce buffer between. Hops overlap: while one half of the staging blocks is
+/// read or written, the other one is copied. A store at the end is written in whole extents; where
+/// the transfer changes only a part of them they are read first. A peer's memory at either end is
+/// read and written over its wire. Without either it is a path between memories that can be stopped
+/// from batch to batch.
 class Pipeline {
  public:
   /// @throws Error(OutOfMemory) no staging memory
@@ -52,14 +54,15 @@ class Pipeline {
     std::span<BlockId const> list;               ///< ends: the transfer's own ids
     std::array<std::vector<BlockId>, 2> halves;  ///< between: ids of either half
     bool is_padded = false;                      ///< extents may be touched up to kFileAlignment
-    std::vector<std::uint32_t> extents;          ///< of a file's block, those the layers touch
+    std::vector<std::uint32_t> extents;          ///< of a store's block, those the layers touch
     bool is_remote = false;  ///< a peer's memory: its blocks or an image of them
     bool is_image = false;   ///< landing memory: the peer copies on
-    [[nodiscard]] bool is_file() const noexcept {
-      return layout.storage_kind() == memory::StorageKind::Disk;
+    [[nodiscard]] bool is_store() const noexcept { return memory::is_store(layout.storage_kind()); }
+    [[nodiscard]] std::shared_ptr<memory::BlockStore> const& store() const {
+      return layout.regions().front().store();
     }
     /// Read and written from outside of the pipeline's own thread.
-    [[nodiscard]] bool is_far() const noexcept { return is_file() || is_remote; }
+    [[nodiscard]] bool is_far() const noexcept { return is_store() || is_remote; }
   };
   struct Batch {
     std::size_t first = 0;
@@ -77,9 +80,9 @@ class Pipeline {
 
   [[nodiscard]] std::optional<Batch> batch(std::size_t number) const;
   [[nodiscard]] std::span<BlockId const> ids(Station const& station, Batch const& batch) const;
-  void append_extents(Station const& file, Station const& memory, Batch const& batch,
+  void append_extents(Station const& stored, Station const& memory, Batch const& batch,
                       std::size_t position);
-  void start_read(Station const& file, Station const& memory, Batch const& batch);
+  void start_read(Station const& stored, Station const& memory, Batch const& batch);
   void finish_read(Batch const& batch, bool missing_is_empty);
   /// Waits for a read whose outcome nobody wants any more.
   void abandon_read(std::size_t half);
@@ -121,9 +124,9 @@ class Pipeline {
   bool shared_staging_ = false;                      ///< file to file through one station
   std::array<std::vector<std::size_t>, 2> reading_;  ///< positions under way, by half
   std::array<std::vector<std::size_t>, 2> writing_;
-  std::array<std::size_t, 2> write_end_{};       ///< behind the batch under way, by half
-  std::vector<memory::BlockFile::ExtentIo> io_;  ///< reused between batches
-  std::vector<bool> alive_;                      ///< by position
+  std::array<std::size_t, 2> write_end_{};  ///< behind the batch under way, by half
+  std::vector<memory::ExtentIo> io_;        ///< reused between batches
+  std::vector<bool> alive_;                 ///< by position
   std::size_t num_done_ = 0;
   std::vector<FailedBlock> failed_;
 };

@@ -28,7 +28,7 @@ void Pipeline::plan_remote_path(Strategy strategy) {
   Station const& far = from_peer ? src : dst;
   // A file goes through staging in its own order, which may be the peer's as well.
   auto const stage_near = [&] {
-    if (near.is_file()) { add_staging(near.layout, near.heads); }
+    if (near.is_store()) { add_staging(near.layout, near.heads); }
   };
   auto const stage_far = [&] {
     if (strategy == Strategy::DirectRemote) { return; }
@@ -37,7 +37,7 @@ void Pipeline::plan_remote_path(Strategy strategy) {
     } else if (job_.state().bounce) {
       add_bounce();
       expose_bounce();
-    } else if (!near.is_file() || !extents_match(pair)) {
+    } else if (!near.is_store() || !extents_match(pair)) {
       // A peer's blocks that lie between each other have no order that one alone could be in.
       bool const apart = far.layout.extents_per_block() > 0;
       add_staging(apart ? far.layout : near.layout, apart ? far.heads : near.heads);

@@ -10,6 +10,12 @@
 #include "kvbm/core/log.hpp"
 
 namespace kvbm::transfer {
+namespace {
+
+/// Families of stores that a worker keeps queues for.
+constexpr std::size_t kMaxFamilies = 4;
+
+}  // namespace
 
 PipelineResources::PipelineResources(std::shared_ptr<memory::MemorySource> source,
                                      std::uint64_t staging_bytes)
@@ -18,8 +24,7 @@ PipelineResources::PipelineResources(std::shared_ptr<memory::MemorySource> sourc
 std::span<std::byte> PipelineResources::staging(std::uint64_t bytes) {
   if (staging_.empty() || staging_.front().bytes() < bytes) {
     // Queues may know the old memory to the kernel: they go first.
-    read_queues_ = {};
-    write_queues_ = {};
+    families_.clear();
     exposed_.reset();
     staging_.clear();
     staging_.push_back(
@@ -29,25 +34,36 @@ std::span<std::byte> PipelineResources::staging(std::uint64_t bytes) {
   return {staging_.front().host_data(), staging_.front().bytes()};
 }
 
-void PipelineResources::make_queues() {
-  for (auto* const queues : {&read_queues_, &write_queues_}) {
-    for (auto& queue : *queues) {
-      queue = std::make_unique<memory::BlockFile::Queue>(source_->disk_io());
-      if (!staging_.empty()) {
-        queue->register_buffer({staging_.front().host_data(), staging_.front().bytes()});
-      }
+PipelineResources::FamilyQueues& PipelineResources::queues_of(memory::BlockStore const& store) {
+  auto const found = std::find_if(
+      families_.begin(), families_.end(),
+      [&store](FamilyQueues const& queues) { return queues.family == store.family(); });
+  if (found != families_.end()) {
+    std::rotate(found, found + 1, families_.end());
+    return families_.back();
+  }
+  // A transfer uses two families at most; what was used longest ago has nothing under way.
+  if (families_.size() == kMaxFamilies) { families_.erase(families_.begin()); }
+  return families_.emplace_back(FamilyQueues{store.family(), {}, {}});
+}
+
+memory::ExtentQueue& PipelineResources::ensure(std::unique_ptr<memory::ExtentQueue>& queue,
+                                               memory::BlockStore& store) {
+  if (queue == nullptr) {
+    queue = store.make_queue();
+    if (!staging_.empty()) {
+      queue->register_buffer({staging_.front().host_data(), staging_.front().bytes()});
     }
   }
+  return *queue;
 }
 
-memory::BlockFile::Queue& PipelineResources::read_queue(std::size_t half) {
-  if (read_queues_[half] == nullptr) { make_queues(); }
-  return *read_queues_[half];
+memory::ExtentQueue& PipelineResources::read_queue(std::size_t half, memory::BlockStore& store) {
+  return ensure(queues_of(store).read[half], store);
 }
 
-memory::BlockFile::Queue& PipelineResources::write_queue(std::size_t half) {
-  if (write_queues_[half] == nullptr) { make_queues(); }
-  return *write_queues_[half];
+memory::ExtentQueue& PipelineResources::write_queue(std::size_t half, memory::BlockStore& store) {
+  return ensure(queues_of(store).write[half], store);
 }
 
 void PipelineResources::expose_staging(Peer& peer) {
@@ -55,8 +71,7 @@ void PipelineResources::expose_staging(Peer& peer) {
 }
 
 void PipelineResources::abandon_staging() noexcept {
-  read_queues_ = {};
-  write_queues_ = {};
+  families_.clear();
   exposed_.reset();
   staging_.clear();
 }
@@ -68,9 +83,11 @@ void PipelineResources::drain() {
     } catch (std::exception const&) {  // the failure that is under way already tells more
     }
   }
-  for (auto* const queues : {&read_queues_, &write_queues_}) {
-    for (auto& queue : *queues) {
-      if (queue != nullptr) { static_cast<void>(queue->finish()); }
+  for (auto& queues : families_) {
+    for (auto* const direction : {&queues.read, &queues.write}) {
+      for (auto& queue : *direction) {
+        if (queue != nullptr) { static_cast<void>(queue->finish()); }
+      }
     }
   }
 }

@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/block_store.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/transfer/peer.hpp"
 #include "transfer/wire_queue.hpp"
@@ -31,8 +31,9 @@ class PipelineResources {
   /// @throws Error(OutOfMemory)
   std::span<std::byte> staging(std::uint64_t bytes);
   [[nodiscard]] std::uint64_t staging_bytes() const noexcept { return staging_bytes_; }
-  [[nodiscard]] memory::BlockFile::Queue& read_queue(std::size_t half);
-  [[nodiscard]] memory::BlockFile::Queue& write_queue(std::size_t half);
+  /// For stores of this one's family.
+  [[nodiscard]] memory::ExtentQueue& read_queue(std::size_t half, memory::BlockStore& store);
+  [[nodiscard]] memory::ExtentQueue& write_queue(std::size_t half, memory::BlockStore& store);
   [[nodiscard]] WireQueue& wire_queue(std::size_t half) { return wire_queues_[half]; }
   /// Lets the wire to `peer` reach the staging memory. A lane's resources serve one peer.
   void expose_staging(Peer& peer);
@@ -45,14 +46,22 @@ class PipelineResources {
   void drain();
 
  private:
-  void make_queues();
+  /// The queues of one family of stores, made when they are first needed. They keep what the family
+  /// stands for alive, so that its address is not given to another one.
+  struct FamilyQueues {
+    void const* family = nullptr;
+    std::array<std::unique_ptr<memory::ExtentQueue>, 2> read;
+    std::array<std::unique_ptr<memory::ExtentQueue>, 2> write;
+  };
+  FamilyQueues& queues_of(memory::BlockStore const& store);
+  memory::ExtentQueue& ensure(std::unique_ptr<memory::ExtentQueue>& queue,
+                              memory::BlockStore& store);
 
   std::shared_ptr<memory::MemorySource> source_;
   std::uint64_t staging_bytes_;
   std::vector<memory::Region> staging_;  ///< none or one
   std::shared_ptr<void const> exposed_;  ///< staging_, to the wire
-  std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> read_queues_;
-  std::array<std::unique_ptr<memory::BlockFile::Queue>, 2> write_queues_;
+  std::vector<FamilyQueues> families_;   ///< most recently used last
   std::array<WireQueue, 2> wire_queues_;
 };
 

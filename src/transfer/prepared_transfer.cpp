@@ -126,8 +126,8 @@ std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Str
     hops.push_back(from + " -> " + to);
     from = to;
   };
-  bool const reads = state.pair.src.storage_kind() == StorageKind::Disk;
-  bool const writes = state.pair.dst.storage_kind() == StorageKind::Disk;
+  bool const reads = memory::is_store(state.pair.src.storage_kind());
+  bool const writes = memory::is_store(state.pair.dst.storage_kind());
   std::string const bounce = state.bounce ? fmt::format("bounce buffer {} ({} blocks)",
                                                         place(state.bounce->endpoint.layout),
                                                         state.bounce->block_ids.size())

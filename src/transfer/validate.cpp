@@ -80,11 +80,11 @@ void check_options(TransferOptions const& options, PairOwners const& owners) {
 
 bool same_place(memory::Region const& a, memory::Region const& b) {
   return a.kind() == b.kind() && a.address() == b.address() && a.bytes() == b.bytes() &&
-         a.file() == b.file() && a.file_offset() == b.file_offset();
+         a.store() == b.store() && a.store_offset() == b.store_offset();
 }
 
 bool overlaps(memory::Region const& a, memory::Region const& b) {
-  if (a.file() != nullptr || b.file() != nullptr) { return a.file() == b.file(); }
+  if (a.store() != nullptr || b.store() != nullptr) { return a.store() == b.store(); }
   return a.address() < b.address() + b.bytes() && b.address() < a.address() + a.bytes();
 }
 

@@ -96,7 +96,7 @@ TEST_F(DiskTier, FlippedBitCostsItsBlockOnlyAndIsNamed) {
   {
     auto const tier = open();
     auto const extent = tier.extent(7, 0);
-    offset = tier.regions()[extent.region].file_offset() + extent.offset + extent.bytes / 2;
+    offset = tier.regions()[extent.region].store_offset() + extent.offset + extent.bytes / 2;
   }
   {
     std::fstream file(path(), std::ios::binary | std::ios::in | std::ios::out);

@@ -81,7 +81,7 @@ Offloaded offload(DemoPlan const& plan) {
     auto const layout = manager.layout(g3);
     auto const extent = layout.extent(result.damaged, 0);
     damaged_offset =
-        layout.regions()[extent.region].file_offset() + extent.offset + extent.bytes / 2;
+        layout.regions()[extent.region].store_offset() + extent.offset + extent.bytes / 2;
   }
   if (plan.corrupt) { flip_bit(plan.file, damaged_offset); }
   return result;

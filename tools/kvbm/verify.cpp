@@ -13,7 +13,7 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/device/device.hpp"
 #include "kvbm/layout/physical_layout.hpp"
-#include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/block_store.hpp"
 #include "measure.hpp"
 #include "progress.hpp"
 #include "report.hpp"
@@ -21,7 +21,6 @@
 namespace kvbm::cli {
 namespace {
 
-using memory::BlockFile;
 
 constexpr std::size_t kListedIds = 20;
 constexpr std::uint64_t kBatchBytes = std::uint64_t{64} << 20U;
@@ -71,7 +70,7 @@ void sort_in(Findings& findings, BlockId block, std::uint32_t extents, BlockStat
 }
 
 Findings verify(layout::PhysicalLayout const& layout, Progress& progress) {
-  auto const file = layout.regions().front().file();
+  auto const store = layout.regions().front().store();
   std::uint32_t const extents = layout.extents_per_block();
   std::uint64_t slot_bytes = 0;
   for (std::uint32_t e = 0; e < extents; ++e) {
@@ -86,23 +85,23 @@ Findings verify(layout::PhysicalLayout const& layout, Progress& progress) {
   request.alignment = memory::kFileAlignment;
   request.bytes = checked_mul(checked_mul(batch, std::uint64_t{extents}), slot_bytes);
   auto const memory = layout.source()->allocate(request);
-  BlockFile::Queue queue(file->io());
-  queue.register_buffer({memory.host_data(), memory.bytes()});
+  auto const queue = store->make_queue();
+  queue->register_buffer({memory.host_data(), memory.bytes()});
 
   Findings findings;
   for (std::uint64_t first = 0; first < num_blocks; first += batch) {
     std::uint64_t const count = std::min(batch, num_blocks - first);
-    std::vector<BlockFile::ExtentIo> reads;
+    std::vector<memory::ExtentIo> reads;
     for (std::uint64_t i = 0; i < count * extents; ++i) {
       auto const extent =
           layout.extent(first + i / extents, static_cast<std::uint32_t>(i % extents));
       auto const& region = layout.regions()[extent.region];
       reads.push_back(
-          {region.file_index(), extent.index, memory.host_data() + i * slot_bytes, slot_bytes});
+          {region.store_index(), extent.index, memory.host_data() + i * slot_bytes, slot_bytes});
       findings.bytes += extent.bytes;
     }
-    queue.start_read(file, reads);
-    auto const errors = queue.finish();
+    queue->start_read(store, reads);
+    auto const errors = queue->finish();
     for (std::uint64_t b = 0; b < count; ++b) {
       BlockState state;
       for (std::uint32_t e = 0; e < extents; ++e) {

@@ -12,22 +12,11 @@
 #include <vector>
 
 #include "kvbm/core/types.hpp"
+#include "kvbm/memory/block_store.hpp"
 
 namespace kvbm::memory {
 
 class DiskIo;
-
-/// A run of equal extents in a file: extent i covers
-/// [file_offset + i * extent_stride, + extent_bytes). An extent is the unit of I/O and checksum.
-struct ExtentGroup {
-  std::uint64_t file_offset = 0;    ///< multiple of kFileAlignment
-  std::uint64_t extent_bytes = 0;   ///< >= 1
-  std::uint64_t extent_stride = 0;  ///< multiple of kFileAlignment, >= extent_bytes
-  std::uint64_t count = 0;          ///< >= 1
-};
-
-/// Extents start at multiples of this many bytes, the largest sector and page size in use.
-inline constexpr std::uint64_t kFileAlignment = 4096;
 
 /// How a file is opened.
 enum class OpenMode {
@@ -55,7 +44,7 @@ struct BlockFileSpec {
 ///             when the process died is later reported missing or corrupt, never returned as data.
 /// Threads     methods are thread-safe; two writers of one extent at a time are the caller's bug
 ///             and leave that extent with one of the two contents or reported corrupt.
-class BlockFile {
+class BlockFile final : public BlockStore {
  public:
   /// Creates and preallocates (fallocate; zeros are written once where the file system has none, so
   /// that a full disk shows here and not at a later write). On failure nothing is left behind.
@@ -72,13 +61,9 @@ class BlockFile {
   static std::shared_ptr<BlockFile> open(std::filesystem::path const& path, OpenMode mode,
                                          std::shared_ptr<DiskIo> io);
 
-  ~BlockFile();
-  BlockFile(BlockFile const&) = delete;
-  BlockFile& operator=(BlockFile const&) = delete;
+  ~BlockFile() override;
 
   [[nodiscard]] std::filesystem::path const& path() const noexcept;
-  [[nodiscard]] std::string const& metadata() const noexcept;
-  [[nodiscard]] std::vector<ExtentGroup> const& groups() const noexcept;
   [[nodiscard]] OpenMode mode() const noexcept;
   /// Whether O_DIRECT is in use (else page-cached I/O).
   [[nodiscard]] bool is_direct() const noexcept;
@@ -87,58 +72,38 @@ class BlockFile {
   /// The I/O engine this file uses.
   [[nodiscard]] std::shared_ptr<DiskIo> const& io() const noexcept;
 
-  /// The stored checksum of an extent; nullopt if it was never (completely) written or its record
-  /// is damaged. @throws Error(OutOfRange)
-  [[nodiscard]] std::optional<Checksum> checksum(std::uint32_t group, std::uint64_t extent) const;
+  [[nodiscard]] StorageKind kind() const noexcept override { return StorageKind::Disk; }
+  /// The path.
+  [[nodiscard]] std::string name() const override;
+  [[nodiscard]] std::string const& metadata() const noexcept override;
+  [[nodiscard]] std::vector<ExtentGroup> const& groups() const noexcept override;
+  [[nodiscard]] bool is_writable() const noexcept override;
+  [[nodiscard]] std::optional<Checksum> checksum(std::uint32_t group,
+                                                 std::uint64_t extent) const override;
+  void invalidate(std::uint32_t group, std::uint64_t extent) override;
+  /// fdatasync of data and table.
+  void sync() override;
+  [[nodiscard]] std::unique_ptr<ExtentQueue> make_queue() override;
+  /// The I/O engine.
+  [[nodiscard]] void const* family() const noexcept override;
 
-  /// Forgets an extent: later reads report it as never written.
-  /// @throws Error(InvalidArgument) opened read-only; Error(OutOfRange); Error(Io)
-  void invalidate(std::uint32_t group, std::uint64_t extent);
-
-  /// Makes everything reported written so far survive power loss (fdatasync of data and table).
-  /// @throws Error(Io)
-  void sync();
-
-  /// One extent to move.
-  struct ExtentIo {
-    std::uint32_t group = 0;
-    std::uint64_t extent = 0;
-    std::byte* memory = nullptr;  ///< extent_bytes readable/writable
-    /// Bytes of `memory` that may be touched, >= extent_bytes. Where it reaches the next multiple
-    /// of kFileAlignment and memory is aligned to it, direct I/O needs no copy.
-    std::uint64_t memory_bytes = 0;
-  };
-
-  /// Extents under way between files and memory; used by one thread at a time, any file.
-  class Queue {
+  /// Extents under way between files of one I/O engine and memory. Extents that fail report
+  /// Error(Io) with errno, Error(NotFound) never written, CorruptError.
+  class Queue final : public ExtentQueue {
    public:
     explicit Queue(std::shared_ptr<DiskIo> io);
-    ~Queue();
-    Queue(Queue const&) = delete;
-    Queue& operator=(Queue const&) = delete;
+    ~Queue() override;
 
-    /// Computes the checksums, marks the extents as not written, starts the writes. Memory must
-    /// stay as it is until finish(). Nothing is started where it throws.
-    /// @throws Error(InvalidArgument) file opened read-only, null memory, memory_bytes too small;
-    ///         Error(OutOfRange) bad group or extent
-    void start_write(std::shared_ptr<BlockFile> const& file, std::span<ExtentIo const> extents);
-
-    /// Starts the reads. Nothing is started where it throws.
-    /// @throws Error(OutOfRange) bad group or extent; Error(InvalidArgument) null memory,
-    ///         memory_bytes too small
-    void start_read(std::shared_ptr<BlockFile> const& file, std::span<ExtentIo const> extents);
-
-    /// Waits for all started since the last finish(). Written extents get their records; read
-    /// extents are verified, and memory of one that fails is zeroed.
-    /// @return one entry an extent in the order of the starts: null, or Error(Io) with errno,
-    ///         Error(NotFound) never written, CorruptError, each naming file, group and extent
-    std::vector<std::exception_ptr> finish();
-
+    /// Marks the extents as not written before their bytes change; finish() gives them their
+    /// records.
+    void start_write(std::shared_ptr<BlockStore> const& store,
+                     std::span<ExtentIo const> extents) override;
+    void start_read(std::shared_ptr<BlockStore> const& store,
+                    std::span<ExtentIo const> extents) override;
+    std::vector<std::exception_ptr> finish() override;
     /// See DiskQueue::register_buffer.
-    void register_buffer(std::span<std::byte> buffer);
-
-    /// Extents started since the last finish().
-    [[nodiscard]] std::size_t num_started() const noexcept;
+    void register_buffer(std::span<std::byte> buffer) override;
+    [[nodiscard]] std::size_t num_started() const noexcept override;
 
    private:
     class Impl;

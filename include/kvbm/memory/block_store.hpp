@@ -90,6 +90,8 @@ class BlockStore {
   [[nodiscard]] virtual StorageKind kind() const noexcept = 0;
   /// The path or URL that messages name. Never holds credentials.
   [[nodiscard]] virtual std::string name() const = 0;
+  /// Opaque bytes kept with the store (the layout's descriptor); untrusted.
+  [[nodiscard]] virtual std::string const& metadata() const noexcept = 0;
   [[nodiscard]] virtual std::vector<ExtentGroup> const& groups() const noexcept = 0;
   [[nodiscard]] virtual bool is_writable() const noexcept = 0;
 

@@ -11,13 +11,14 @@
 
 namespace kvbm::memory {
 
-class BlockFile;
+class BlockStore;
 struct SharedMemoryName;
 
 /// A range of bytes in one kind of storage: a cheap value that shares ownership of what backs it.
 ///
-/// Memory regions have an address; Disk regions have address 0 and an offset into a BlockFile.
-/// Lifetime the backing memory or file lives as long as any Region of it; external memory is kept
+/// Memory regions have an address; Disk and Object regions have address 0 and an offset into a
+/// BlockStore.
+/// Lifetime the backing memory or store lives as long as any Region of it; external memory is kept
 ///          alive by `keep_alive` where the caller gives one, else by the caller.
 /// Threads  immutable after construction.
 class Region {
@@ -28,11 +29,12 @@ class Region {
   static Region of_memory(StorageKind kind, void* address, std::uint64_t bytes, DeviceId device_id,
                           bool host_accessible, std::shared_ptr<void const> keep_alive = {});
 
-  /// Bytes [offset, offset + bytes) of `file`; `index` is the file's extent group (one a region).
-  /// @throws Error(InvalidArgument) null file, zero bytes; Error(OutOfRange) no such group;
+  /// Bytes [offset, offset + bytes) of `store`, of its kind; `index` is the store's extent group
+  /// (one a region).
+  /// @throws Error(InvalidArgument) null store, zero bytes; Error(OutOfRange) no such group;
   ///         Error(Overflow) offset + bytes too large
-  static Region of_file(std::shared_ptr<BlockFile> file, std::uint32_t index, std::uint64_t offset,
-                        std::uint64_t bytes);
+  static Region of_store(std::shared_ptr<BlockStore> store, std::uint32_t index,
+                         std::uint64_t offset, std::uint64_t bytes);
 
   /// Bytes [offset, offset + bytes) of this region, sharing ownership.
   /// @throws Error(OutOfRange) beyond the end; Error(InvalidArgument) zero bytes
@@ -42,19 +44,19 @@ class Region {
   [[nodiscard]] Region with_shared_name(SharedMemoryName const& name) const;
 
   [[nodiscard]] StorageKind kind() const noexcept { return kind_; }
-  /// Address of the first byte; 0 for Disk.
+  /// Address of the first byte; 0 for Disk and Object.
   [[nodiscard]] std::uintptr_t address() const noexcept { return address_; }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
   /// Owning device for Device regions, the near device for Pinned ones where known, else -1.
   [[nodiscard]] DeviceId device_id() const noexcept { return device_id_; }
   /// First byte where the CPU may dereference it, else nullptr.
   [[nodiscard]] std::byte* host_data() const noexcept;
-  /// The file behind a Disk region, else null.
-  [[nodiscard]] std::shared_ptr<BlockFile> const& file() const noexcept { return file_; }
-  /// Which extent group of file() this is.
-  [[nodiscard]] std::uint32_t file_index() const noexcept { return file_index_; }
-  /// Offset of the first byte in file().
-  [[nodiscard]] std::uint64_t file_offset() const noexcept { return file_offset_; }
+  /// What is behind a Disk or Object region, else null.
+  [[nodiscard]] std::shared_ptr<BlockStore> const& store() const noexcept { return store_; }
+  /// Which extent group of store() this is.
+  [[nodiscard]] std::uint32_t store_index() const noexcept { return store_index_; }
+  /// Offset of the first byte in store().
+  [[nodiscard]] std::uint64_t store_offset() const noexcept { return store_offset_; }
   /// How other processes of this machine map this memory while the region lives here; nullopt for
   /// memory that is private, or another's.
   [[nodiscard]] std::optional<SharedMemoryName> shared_name() const;
@@ -67,9 +69,9 @@ class Region {
   DeviceId device_id_ = -1;
   bool host_accessible_ = false;
   std::shared_ptr<void const> keep_alive_;
-  std::shared_ptr<BlockFile> file_;
-  std::uint32_t file_index_ = 0;
-  std::uint64_t file_offset_ = 0;
+  std::shared_ptr<BlockStore> store_;
+  std::uint32_t store_index_ = 0;
+  std::uint64_t store_offset_ = 0;
   std::shared_ptr<SharedMemoryName const> shared_;
   std::uint64_t shared_offset_ = 0;  // added to that of shared_
 };

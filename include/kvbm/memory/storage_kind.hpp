@@ -27,4 +27,9 @@ std::string_view to_string(StorageKind kind) noexcept;
   return is_host(kind) || kind == StorageKind::Device;
 }
 
+/// Whether blocks lie in a BlockStore there: Disk or Object.
+[[nodiscard]] constexpr bool is_store(StorageKind kind) noexcept {
+  return kind == StorageKind::Disk || kind == StorageKind::Object;
+}
+
 }  // namespace kvbm::memory

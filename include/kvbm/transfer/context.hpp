@@ -28,7 +28,7 @@ struct ContextOptions {
   std::size_t num_d2h_streams = 4;
   std::uint64_t pool_reserve_bytes = std::uint64_t{64} << 20U;
   std::uint64_t pool_release_threshold_bytes = std::uint64_t{64} << 20U;
-  unsigned num_file_workers = 2;
+  unsigned num_file_workers = 2;  ///< threads for files, and as many for object stores
   std::uint64_t staging_bytes_per_worker = std::uint64_t{32}
                                            << 20U;  ///< grows to two blocks if those are larger
   /// Of transfers from and to other workers that name no timeout of their own.

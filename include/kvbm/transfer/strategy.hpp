@@ -86,6 +86,8 @@ struct CostModel {
   double disk_write_rate = 2e9;
   double stream_latency = 10e-6;  ///< hand-over to a stream and back
   double disk_latency = 100e-6;
+  double object_rate = 1e9;              ///< to and from an object store
+  double object_latency = 2e-3;          ///< one request
   double remote_rate = 10e9;             ///< long runs over the wire
   double remote_latency = 20e-6;         ///< hand-over to the peer's lane and back
   double remote_run_latency = 4e-6;      ///< each descriptor
@@ -155,8 +157,8 @@ struct Decision {
 };
 
 /// Picks the cheapest applicable strategy. Pure: equal inputs, equal decisions.
-/// @throws UnsupportedError naming both kinds and what is missing (object storage, NIXL, a caller's
-///         stream with files), or why the wanted strategy is refused
+/// @throws UnsupportedError naming both kinds and what is missing (NIXL, a caller's stream with
+///         files), or why the wanted strategy is refused
 Decision choose(ChoiceInput const& input);
 
 /// Thread blocks that the kernels of a strategy may take: what saturates the link, or what

@@ -32,7 +32,7 @@ class DiskLayout : public ::testing::Test {
   void write_file(std::string const& text, PhysicalLayout const& like) const {
     BlockFileSpec spec;
     spec.path = path_;
-    spec.groups = like.regions()[0].file()->groups();
+    spec.groups = like.regions()[0].store()->groups();
     spec.metadata = text;
     BlockFile::create(spec, source_->disk_io());
   }
@@ -48,13 +48,13 @@ TEST_F(DiskLayout, RaisesTheAlignmentAndPutsOneGroupARegion) {
   EXPECT_EQ(layout.device_id(), -1);
   EXPECT_EQ(layout.config().alignment(), memory::kFileAlignment);
   ASSERT_EQ(layout.regions().size(), 3U);
-  auto const& groups = layout.regions()[0].file()->groups();
+  auto const& groups = layout.regions()[0].store()->groups();
   ASSERT_EQ(groups.size(), 3U);
   for (std::uint32_t i = 0; i < 3; ++i) {
     auto const& region = layout.regions()[i];
-    EXPECT_EQ(region.file_index(), i);
-    EXPECT_EQ(region.file_offset(), groups[i].file_offset);
-    EXPECT_EQ(region.file_offset(), i * 10U * 4096);
+    EXPECT_EQ(region.store_index(), i);
+    EXPECT_EQ(region.store_offset(), groups[i].file_offset);
+    EXPECT_EQ(region.store_offset(), i * 10U * 4096);
     EXPECT_EQ(groups[i].count, 10U);
     EXPECT_EQ(groups[i].extent_bytes, 336U);
     EXPECT_EQ(groups[i].extent_stride, 4096U);
@@ -119,9 +119,8 @@ TEST_F(DiskLayout, ReopenedDataIsReadBack) {
     auto const extent = layout.extent(3, 0);
     ASSERT_EQ(extent.bytes, bytes.size());
     BlockFile::Queue queue(source_->disk_io());
-    std::array const io{
-        BlockFile::ExtentIo{extent.region, extent.index, bytes.data(), bytes.size()}};
-    queue.start_write(layout.regions()[0].file(), io);
+    std::array const io{memory::ExtentIo{extent.region, extent.index, bytes.data(), bytes.size()}};
+    queue.start_write(layout.regions()[0].store(), io);
     ASSERT_EQ(queue.finish(), std::vector<std::exception_ptr>{nullptr});
   }
   auto const layout = PhysicalLayout::open_disk(source_, path_, memory::OpenMode::ReadOnly);
@@ -129,8 +128,8 @@ TEST_F(DiskLayout, ReopenedDataIsReadBack) {
   auto const extent = layout.extent(3, 0);
   std::vector<std::byte> read(bytes.size());
   BlockFile::Queue queue(source_->disk_io());
-  std::array const io{BlockFile::ExtentIo{extent.region, extent.index, read.data(), read.size()}};
-  queue.start_read(layout.regions()[0].file(), io);
+  std::array const io{memory::ExtentIo{extent.region, extent.index, read.data(), read.size()}};
+  queue.start_read(layout.regions()[0].store(), io);
   ASSERT_EQ(queue.finish(), std::vector<std::exception_ptr>{nullptr});
   EXPECT_EQ(read, bytes);
 }
@@ -140,7 +139,7 @@ TEST_F(DiskLayout, TemporaryFileVanishesWithTheLayout) {
   {
     auto const layout =
         builder().config(small_config().build()).fully_contiguous().allocate_disk().build();
-    path = layout.regions()[0].file()->path();
+    path = layout.regions()[0].store()->name();
     EXPECT_TRUE(std::filesystem::exists(path));
   }
   EXPECT_FALSE(std::filesystem::exists(path));
@@ -179,7 +178,7 @@ TEST_F(DiskLayout, EngineTensorsHaveNoFileForm) {
   auto const config = small_config().build();
   KvDimLayout const tensor(
       {{Dim::Block, 5}, {Dim::Token, 4}, {Dim::Outer, 2}, {Dim::Head, 6}, {Dim::Payload, 7}}, 2);
-  expect_error(ErrorCode::InvalidArgument, {"allocate_disk", "nb=5"}, [&] {
+  expect_error(ErrorCode::InvalidArgument, {"files and objects", "nb=5"}, [&] {
     return builder().config(config).layer_separate(tensor).allocate_disk(path_).build();
   });
 }
@@ -204,7 +203,7 @@ TEST_F(BadDescriptor, ThatIsNotJsonIsRefused) {
 }
 
 TEST_F(BadDescriptor, OfANewerVersionIsRefused) {
-  auto text = like_.regions()[0].file()->metadata();
+  auto text = like_.regions()[0].store()->metadata();
   auto const at = text.find("\"version\":1");
   ASSERT_NE(at, std::string::npos);
   text.replace(at, 11, "\"version\":2");

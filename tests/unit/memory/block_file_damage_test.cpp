@@ -46,7 +46,7 @@ TEST_P(BlockFileDamage, FlippedBitIsFoundInsideABatch) {
   flip_bit(path(), 17 * 4096);
   auto const file = reopen();
   AlignedBuffer const buffer(50 * 4096);
-  std::vector<BlockFile::ExtentIo> reads;
+  std::vector<memory::ExtentIo> reads;
   for (std::uint64_t e = 0; e < 50; ++e) {
     reads.push_back({0, e, buffer.data() + e * 4096, 4096});
   }

@@ -61,7 +61,7 @@ TEST_P(BlockFileFaults, FailedReadCostsOneExtentAndLeavesZeros) {
     return covers(request, 7 * 4096) ? std::optional(DiskFault{EIO, 0}) : std::nullopt;
   });
   AlignedBuffer const buffer(40 * 4096);
-  std::vector<BlockFile::ExtentIo> reads;
+  std::vector<memory::ExtentIo> reads;
   for (std::uint64_t e = 0; e < 40; ++e) {
     reads.push_back({0, e, buffer.data() + e * 4096, 4096});
   }

@@ -75,7 +75,7 @@ class BlockFileTest : public ::testing::TestWithParam<IoCase> {
   /// Writes all extents, all in one batch, extent e of group g as pattern(100 * g + e).
   std::vector<Failure> write_all(std::shared_ptr<BlockFile> const& file, std::uint64_t generation,
                                  std::shared_ptr<DiskIo> const& io) {
-    std::vector<BlockFile::ExtentIo> extents;
+    std::vector<memory::ExtentIo> extents;
     std::vector<AlignedBuffer> buffers;
     for (std::uint32_t g = 0; g < file->groups().size(); ++g) {
       auto const& group = file->groups()[g];
@@ -108,7 +108,7 @@ class BlockFileTest : public ::testing::TestWithParam<IoCase> {
                                              Failure* failure = nullptr) {
     std::uint64_t const bytes = file->groups()[group].extent_bytes;
     AlignedBuffer const buffer((bytes + kFileAlignment - 1) / kFileAlignment * kFileAlignment);
-    BlockFile::ExtentIo const io{group, extent, buffer.data(), buffer.size()};
+    memory::ExtentIo const io{group, extent, buffer.data(), buffer.size()};
     BlockFile::Queue queue(file->io());
     queue.start_read(file, {&io, 1});
     auto const errors = queue.finish();

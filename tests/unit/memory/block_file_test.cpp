@@ -19,13 +19,13 @@ TEST_P(BlockFileTest, A1_PreallocatesAtItsPathAndHasNoAddress) {
   EXPECT_EQ(std::filesystem::file_size(path()), 6 * kStride + 8192 + 2 * 8192 + 4096);
   EXPECT_EQ(std::filesystem::file_size(sibling(".blocks")), 9U * 32);
   EXPECT_EQ(folder_.list(), (std::vector<std::string>{"tier", "tier.blocks", "tier.manifest"}));
-  auto const region = Region::of_file(file, 1, 6 * kStride + 8192, 3 * 8192);
+  auto const region = Region::of_store(file, 1, 6 * kStride + 8192, 3 * 8192);
   EXPECT_EQ(region.kind(), StorageKind::Disk);
   EXPECT_EQ(region.address(), 0U);
   EXPECT_EQ(region.host_data(), nullptr);
-  EXPECT_EQ(region.file_index(), 1U);
-  EXPECT_EQ(region.subregion(4096, 4096).file_offset(), 6 * kStride + 8192 + 4096);
-  EXPECT_EQ(failure_of_call([&] { return Region::of_file(file, 2, 0, 1); }).code,
+  EXPECT_EQ(region.store_index(), 1U);
+  EXPECT_EQ(region.subregion(4096, 4096).store_offset(), 6 * kStride + 8192 + 4096);
+  EXPECT_EQ(failure_of_call([&] { return Region::of_store(file, 2, 0, 1); }).code,
             ErrorCode::OutOfRange);
 }
 
@@ -71,8 +71,8 @@ TEST_P(BlockFileTest, A5_UnalignedMemoryMovesTheSameBytes) {
   std::byte* const odd = buffer.data() + 7;
   fill_pattern({odd, 20000}, 2, 1);
   fill_pattern({buffer.data() + kStride + 4096, 20000}, 4, 1);
-  std::vector<BlockFile::ExtentIo> const writes{{0, 2, odd, 20000},
-                                                {0, 4, buffer.data() + kStride + 4096, 20000}};
+  std::vector<memory::ExtentIo> const writes{{0, 2, odd, 20000},
+                                             {0, 4, buffer.data() + kStride + 4096, 20000}};
   BlockFile::Queue queue(io_);
   queue.start_write(file, writes);
   for (auto const& error : queue.finish()) {
@@ -83,7 +83,7 @@ TEST_P(BlockFileTest, A5_UnalignedMemoryMovesTheSameBytes) {
 
   expect_written(file, 2);
   std::fill_n(buffer.data(), buffer.size(), std::byte{0x77});
-  BlockFile::ExtentIo const read{0, 2, odd, 20000};
+  memory::ExtentIo const read{0, 2, odd, 20000};
   queue.start_read(file, {&read, 1});
   EXPECT_EQ(failure_of(queue.finish().front()).message, "");
   EXPECT_TRUE(std::ranges::equal(std::span(odd, 20000), pattern(20000, 2, 2)));
@@ -95,7 +95,7 @@ TEST_P(BlockFileTest, ManySmallExtentsShareRequestsAndKeepTheirChecksums) {
   auto const file = create({{0, 4096, 4096, 700}});
   expect_written(file, 1);
   AlignedBuffer const buffer(700 * 4096);
-  std::vector<BlockFile::ExtentIo> reads;
+  std::vector<memory::ExtentIo> reads;
   for (std::uint64_t e = 0; e < 700; ++e) {
     std::uint64_t const extent = e * 37 % 700;  // shuffled, each once
     reads.push_back({0, e < 300 ? e : extent, buffer.data() + e * 4096, 4096});
@@ -137,8 +137,8 @@ TEST_P(BlockFileTest, OutOfRangeAndBadMemoryAreRefusedBeforeAnythingStarts) {
   expect_written(file, 1);
   AlignedBuffer const buffer(kStride);
   BlockFile::Queue queue(io_);
-  auto const code = [&](BlockFile::ExtentIo const& bad, bool writing) {
-    std::vector<BlockFile::ExtentIo> const both{{0, 0, buffer.data(), kStride}, bad};
+  auto const code = [&](memory::ExtentIo const& bad, bool writing) {
+    std::vector<memory::ExtentIo> const both{{0, 0, buffer.data(), kStride}, bad};
     return failure_of_call([&] {
              writing ? queue.start_write(file, both) : queue.start_read(file, both);
              return 0;
@@ -179,7 +179,7 @@ TEST_P(BlockFileTest, ReadersShareAndCannotWrite) {
   expect_all_content(first, 1);
   expect_all_content(second, 1);
   AlignedBuffer const buffer(kStride);
-  BlockFile::ExtentIo const io{0, 0, buffer.data(), kStride};
+  memory::ExtentIo const io{0, 0, buffer.data(), kStride};
   BlockFile::Queue queue(io_);
   EXPECT_EQ(failure_of_call([&] {
               queue.start_write(first, {&io, 1});
@@ -237,7 +237,7 @@ TEST_P(BlockFileTest, QueueMayBeDroppedWithWorkUnderWay) {
   AlignedBuffer const buffer(kStride);
   {
     BlockFile::Queue queue(io_);
-    BlockFile::ExtentIo const io{0, 0, buffer.data(), kStride};
+    memory::ExtentIo const io{0, 0, buffer.data(), kStride};
     queue.start_write(file, {&io, 1});
   }
   Failure failure;
@@ -253,7 +253,7 @@ TEST_P(BlockFileTest, OneQueueServesSeveralFiles) {
   for (std::uint64_t i = 0; i < 4; ++i) {
     auto* const memory = buffer.data() + i * kStride;
     fill_pattern({memory, 20000}, i / 2, 5 + i % 2);
-    BlockFile::ExtentIo const io{0, i / 2, memory, kStride};
+    memory::ExtentIo const io{0, i / 2, memory, kStride};
     queue.start_write(i % 2 == 0 ? first : second, {&io, 1});
   }
   for (auto const& error : queue.finish()) {

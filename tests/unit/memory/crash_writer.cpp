@@ -35,7 +35,7 @@ int run(char** argv) {
   std::uint64_t const batch = std::stoul(argv[4]);
   test::AlignedBuffer const buffer(batch * group.extent_stride);
   BlockFile::Queue queue(io);
-  std::vector<BlockFile::ExtentIo> extents(batch);
+  std::vector<ExtentIo> extents(batch);
   for (std::uint64_t generation = 1;; ++generation) {
     for (std::uint64_t first = 0; first < group.count; first += batch) {
       for (std::uint64_t i = 0; i < batch; ++i) {

@@ -33,7 +33,7 @@ TEST(Region, A1_WrapsMemoryAndKeepsItAlive) {
       Region::of_memory(StorageKind::System, owner->data(), owner->size(), -1, true, owner));
   EXPECT_EQ(region->host_data(), owner->data());
   EXPECT_EQ(region->bytes(), 64U);
-  EXPECT_EQ(region->file(), nullptr);
+  EXPECT_EQ(region->store(), nullptr);
   owner.reset();
   auto const copy = *region;
   region.reset();
@@ -59,7 +59,7 @@ TEST(Region, A1_RefusesWhatCannotBe) {
   EXPECT_EQ(code(StorageKind::Disk, &byte, 1), ErrorCode::InvalidArgument);
   EXPECT_EQ(code(StorageKind::System, &byte, std::numeric_limits<std::uint64_t>::max()),
             ErrorCode::Overflow);
-  EXPECT_EQ(failure_of_call([] { return Region::of_file(nullptr, 0, 0, 1); }).code,
+  EXPECT_EQ(failure_of_call([] { return Region::of_store(nullptr, 0, 0, 1); }).code,
             ErrorCode::InvalidArgument);
 }
 

@@ -69,54 +69,54 @@ constexpr char const* kMatrix = R"(System->System HostCopy
 System->Pinned HostCopy
 System->Device StreamCopy
 System->Disk StagedFile
-System->Object Unsupported
+System->Object StagedFile
 Pinned->System HostCopy
 Pinned->Pinned HostCopy
 Pinned->Device StreamCopy
 Pinned->Disk StagedFile
-Pinned->Object Unsupported
+Pinned->Object StagedFile
 Device->System StreamCopy
 Device->Pinned StreamCopy
 Device->Device StreamCopy
 Device->Disk StagedFile
-Device->Object Unsupported
+Device->Object StagedFile
 Disk->System StagedFile
 Disk->Pinned StagedFile
 Disk->Device StagedFile
 Disk->Disk StagedFile
-Disk->Object Unsupported
-Object->System Unsupported
-Object->Pinned Unsupported
-Object->Device Unsupported
-Object->Disk Unsupported
-Object->Object Unsupported
+Disk->Object StagedFile
+Object->System StagedFile
+Object->Pinned StagedFile
+Object->Device StagedFile
+Object->Disk StagedFile
+Object->Object StagedFile
 )";
 
 constexpr char const* kMatrixOfAGpu = R"(System->System HostCopy
 System->Pinned HostCopy
 System->Device PinnedStaging
 System->Disk StagedFile
-System->Object Unsupported
+System->Object StagedFile
 Pinned->System HostCopy
 Pinned->Pinned HostCopy
 Pinned->Device DmaCopy
 Pinned->Disk StagedFile
-Pinned->Object Unsupported
+Pinned->Object StagedFile
 Device->System PinnedStaging
 Device->Pinned DmaCopy
 Device->Device SmCopy
 Device->Disk StagedFile
-Device->Object Unsupported
+Device->Object StagedFile
 Disk->System StagedFile
 Disk->Pinned StagedFile
 Disk->Device StagedFile
 Disk->Disk StagedFile
-Disk->Object Unsupported
-Object->System Unsupported
-Object->Pinned Unsupported
-Object->Device Unsupported
-Object->Disk Unsupported
-Object->Object Unsupported
+Disk->Object StagedFile
+Object->System StagedFile
+Object->Pinned StagedFile
+Object->Device StagedFile
+Object->Disk StagedFile
+Object->Object StagedFile
 )";
 
 TEST(Choose, S1_WholeTableForDefaultCapabilities) {

@@ -93,7 +93,7 @@ inline Image image_of(layout::PhysicalLayout const& layout) {
   if (layout.storage_kind() != memory::StorageKind::Disk) { return snapshot(layout); }
   Image image;
   for (auto const& region : layout.regions()) {
-    image.push_back(read_file(region.file()->path(), region.file_offset(), region.bytes()));
+    image.push_back(read_file(region.store()->name(), region.store_offset(), region.bytes()));
   }
   return image;
 }
