@@ -2,7 +2,6 @@
 #include "kvbm/memory/block_file.hpp"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -18,12 +17,7 @@ namespace kvbm::memory {
 BlockFile::Impl::~Impl() {
   if (!remove_on_close_) { return; }
   // A name that leads to somebody else's file by now is left alone.
-  struct stat ours{};
-  struct stat named{};
-  bool const same = fstat(data_.buffered.fd(), &ours) == 0 &&
-                    ::stat(paths_.data.c_str(), &named) == 0 && ours.st_ino == named.st_ino &&
-                    ours.st_dev == named.st_dev;
-  if (same) {
+  if (leads_to(paths_.data, data_.buffered)) {
     ::unlink(paths_.manifest.c_str());
     ::unlink(paths_.table.c_str());
     ::unlink(paths_.data.c_str());
@@ -83,6 +77,33 @@ std::optional<Checksum> BlockFile::checksum(std::uint32_t group, std::uint64_t e
 }
 
 void BlockFile::invalidate(std::uint32_t group, std::uint64_t extent) {
+ExtentStatus BlockFile::status(std::uint32_t group, std::uint64_t extent) const {
+  switch (impl_->table_.find(impl_->record_of(group, extent)).state) {
+    case ExtentState::Empty: return ExtentStatus::Empty;
+    case ExtentState::Writing: return ExtentStatus::Torn;
+    case ExtentState::Valid: return ExtentStatus::Written;
+    case ExtentState::Damaged: return ExtentStatus::Damaged;
+  }
+  return ExtentStatus::Unknown;
+}
+
+StoreSpace BlockFile::space() const {
+  auto const counts = impl_->table_.count();
+  StoreSpace space;
+  space.extents_total = impl_->geometry_.num_extents;
+  space.extents_written = counts.valid;
+  space.extents_torn = counts.writing;
+  space.extents_damaged = counts.damaged;
+  constexpr std::uint64_t kStatBlock = 512;
+  auto const data = impl_->data_.buffered.status(impl_->paths_.data);
+  space.bytes_allocated =
+      static_cast<std::uint64_t>(data.st_blocks) * kStatBlock + impl_->table_.allocated_bytes();
+  FileSystemRoom const room = room_of(impl_->data_.buffered, impl_->paths_.data);
+  space.file_system_free = room.free;
+  space.file_system_total = room.total;
+  return space;
+}
+
   KVBM_EXPECTS(impl_->mode_ == OpenMode::ReadWrite, InvalidArgument,
                fmt::format("{} was opened read-only", impl_->paths_.data.string()));
   int const error = impl_->table_.clear(impl_->record_of(group, extent));

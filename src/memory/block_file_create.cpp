@@ -113,9 +113,8 @@ int rename_new(std::filesystem::path const& from, std::filesystem::path const& t
 
 // Atomic: the name appears with all of its content on the disk, or not at all.
 void write_manifest(std::filesystem::path const& path, std::string const& text, bool durable) {
-  std::filesystem::path const temporary =
-      with_suffix(path, fmt::format(".{:016x}", random_number()));
-  FileHandle const file = FileHandle::open(temporary, O_CREAT | O_EXCL | O_WRONLY);
+  std::filesystem::path const temporary = with_suffix(path, ".creating");
+  FileHandle const file = FileHandle::open(temporary, O_CREAT | O_TRUNC | O_WRONLY);
   FileRemover undo(temporary);
   int error = file.write_at(std::as_bytes(std::span(text)), 0);
   if (error == 0 && durable && fsync(file.fd()) != 0) { error = errno; }
@@ -134,8 +133,8 @@ bool is_taken(std::filesystem::path const& path) {
 void refuse_existing(BlockFilePaths const& paths) {
   if (is_taken(paths.data) && !is_taken(paths.manifest)) {
     throw_error(ErrorCode::AlreadyExists,
-                fmt::format("{}: exists already without a manifest: not a block file, or left by a "
-                            "creation that was cut short; remove it or choose another path",
+                fmt::format("{}: exists already without a manifest: not a block file; remove it or "
+                            "choose another path",
                             paths.data.string()),
                 EEXIST);
   }
@@ -143,6 +142,55 @@ void refuse_existing(BlockFilePaths const& paths) {
     KVBM_EXPECTS(!is_taken(*path), AlreadyExists,
                  fmt::format("{}: exists already; open it, or remove it first", path->string()));
   }
+}
+
+[[noreturn]] void throw_created_elsewhere(BlockFilePaths const& paths) {
+  throw_error(ErrorCode::AlreadyExists,
+              fmt::format("{}: is being created by somebody else at this moment; open it when that "
+                          "is done",
+                          paths.data.string()),
+              EEXIST);
+}
+
+// The data file under its name for the time of its creation, empty and locked. That name is ours:
+// what stands under it, not locked, was left by a creation that was cut short, and so were the
+// siblings, for no creation starts where there are some. PATH itself is never cleared away.
+DataFile begin_data_file(BlockFilePaths const& paths, bool allow_direct) {
+  bool const is_leftover = is_taken(paths.creating) && !is_taken(paths.data);
+  if (!is_leftover) { refuse_existing(paths); }
+  int error = 0;
+  DataFile data;
+  data.buffered = FileHandle::try_open(
+      paths.creating, is_leftover ? O_RDWR | O_NOFOLLOW : O_CREAT | O_EXCL | O_RDWR, error);
+  if (error == (is_leftover ? ENOENT : EEXIST)) { throw_created_elsewhere(paths); }
+  if (error != 0) { throw_io(paths.data, "create", error); }
+  open_direct_and_lock(data, paths.creating, OpenMode::ReadWrite, allow_direct);
+  // Who had it locked before has given it its final name by now, or is gone.
+  if (!leads_to(paths.creating, data.buffered)) { throw_created_elsewhere(paths); }
+  if (is_leftover) {
+    log::write(log::Level::Info,
+               fmt::format("{}: clears away what a creation that was cut short has left",
+                           paths.data.string()));
+    ::unlink(paths.manifest.c_str());
+    ::unlink(with_suffix(paths.manifest, ".creating").c_str());
+    ::unlink(paths.table.c_str());
+    if (ftruncate(data.buffered.fd(), 0) != 0) { throw_io(paths.creating, "truncate", errno); }
+  }
+  return data;
+}
+
+// Says what is missing before a file system is filled to the brim, for the others that use it.
+void preallocate(DataFile const& data, std::filesystem::path const& path, std::uint64_t bytes) {
+  FileSystemRoom const room = room_of(data.buffered, path);
+  int error = room.total > 0 && room.free < bytes ? ENOSPC : 0;
+  if (error == 0) { error = data.buffered.preallocate(bytes); }
+  if (error == ENOSPC) {
+    throw_io(path,
+             fmt::format("preallocate {} bytes, its file system has {} of {} bytes free", bytes,
+                         room.free, room.total),
+             error);
+  }
+  if (error != 0) { throw_io(path, fmt::format("preallocate {} bytes", bytes), error); }
 }
 
 void require_io(std::shared_ptr<DiskIo> const& io) {
@@ -158,17 +206,10 @@ std::shared_ptr<BlockFile> BlockFile::create(BlockFileSpec const& spec,
   Manifest manifest{random_number(), spec.groups, spec.metadata};
   std::string const text = encode_manifest(manifest);
   BlockFilePaths paths(spec.path);
-  refuse_existing(paths);
-
-  DataFile data;
-  data.buffered = FileHandle::open(paths.data, O_CREAT | O_EXCL | O_RDWR);
-  FileRemover undo_data(paths.data);
-  open_direct_and_lock(data, paths.data, OpenMode::ReadWrite, io->options().allow_direct);
-  int const error = data.buffered.preallocate(geometry.data_bytes);
-  if (error != 0) {
-    throw_io(paths.data, fmt::format("preallocate {} bytes", geometry.data_bytes), error);
-  }
-  confirm_direct(data, paths.data, OpenMode::ReadWrite);
+  DataFile data = begin_data_file(paths, io->options().allow_direct);
+  FileRemover undo_data(paths.creating);
+  preallocate(data, paths.data, geometry.data_bytes);
+  confirm_direct(data, paths.creating, OpenMode::ReadWrite);
 
   FileHandle table_file = FileHandle::open(paths.table, O_CREAT | O_EXCL | O_RDWR);
   FileRemover undo_table(paths.table);
@@ -181,19 +222,27 @@ std::shared_ptr<BlockFile> BlockFile::create(BlockFileSpec const& spec,
     if (int const failed = table.sync(); failed != 0) { throw_io(paths.table, "fsync", failed); }
   }
 
-  // Last: a file with a manifest is complete.
   write_manifest(paths.manifest, text, durable);
   FileRemover undo_manifest(paths.manifest);
-  if (int const failed = durable ? sync_folder_of(paths.data) : 0; failed != 0) {
-    throw_io(paths.data, "fsync of its folder", failed);
-  }
+  auto const sync_folder = [&] {
+    int const failed = durable ? sync_folder_of(paths.data) : 0;
+    if (failed != 0) { throw_io(paths.data, "fsync of its folder", failed); }
+  };
+  sync_folder();
+  // Last: where PATH is, all of it is.
+  int const error = rename_new(paths.creating, paths.data);
+  if (error == EEXIST) { refuse_existing(paths); }
+  if (error != 0) { throw_io(paths.data, "rename", error); }
+  undo_data.keep();
+  FileRemover undo_name(paths.data);
+  sync_folder();
   auto impl = std::make_unique<Impl>(std::move(paths), OpenMode::ReadWrite, std::move(manifest),
                                      std::move(data), std::move(table), std::move(io),
                                      spec.remove_on_close);
   std::shared_ptr<BlockFile> file(new BlockFile(std::move(impl)));  // private constructor
   undo_manifest.keep();
   undo_table.keep();
-  undo_data.keep();
+  undo_name.keep();
   return file;
 }
 
@@ -204,7 +253,15 @@ std::shared_ptr<BlockFile> BlockFile::open(std::filesystem::path const& path, Op
   int const access = mode == OpenMode::ReadWrite ? O_RDWR : O_RDONLY;
   DataFile data;
   // Not blocking: a pipe of that name must not stop us.
-  data.buffered = FileHandle::open(paths.data, access | O_NONBLOCK);
+  int missing = 0;
+  data.buffered = FileHandle::try_open(paths.data, access | O_NONBLOCK, missing);
+  if (missing == ENOENT && is_taken(paths.creating)) {
+    throw_error(ErrorCode::NotFound,
+                fmt::format("{}: its creation has not ended or was cut short ({}); create it again",
+                            paths.data.string(), paths.creating.string()),
+                missing);
+  }
+  if (!data.buffered) { data.buffered = FileHandle::open(paths.data, access | O_NONBLOCK); }
   struct stat const status = data.buffered.status(paths.data);
   KVBM_EXPECTS(S_ISREG(status.st_mode), InvalidArgument,
                fmt::format("{}: not a regular file", paths.data.string()));

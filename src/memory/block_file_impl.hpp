@@ -11,13 +11,17 @@
 
 namespace kvbm::memory {
 
-/// The names of a block file's three files.
+/// The names of a block file's three files, and that of the data file until all three are there.
 struct BlockFilePaths {
   explicit BlockFilePaths(std::filesystem::path const& path)
-      : data(path), table(with_suffix(path, ".blocks")), manifest(with_suffix(path, ".manifest")) {}
+      : data(path),
+        table(with_suffix(path, ".blocks")),
+        manifest(with_suffix(path, ".manifest")),
+        creating(with_suffix(path, ".creating")) {}
   std::filesystem::path data;
   std::filesystem::path table;
   std::filesystem::path manifest;
+  std::filesystem::path creating;
 };
 
 /// The descriptors of a data file: one through the page cache, one around it where there is such.

@@ -105,6 +105,17 @@ ExtentTable::Entry ExtentTable::find(std::uint64_t index) const {
   return {record.state, {record.low, record.high}};
 }
 
+ExtentTable::Counts ExtentTable::count() const {
+  Counts counts;
+  std::lock_guard const lock(*mutex_);
+  for (auto const& record : records_) {
+    counts.valid += record.state == ExtentState::Valid ? 1 : 0;
+    counts.writing += record.state == ExtentState::Writing ? 1 : 0;
+    counts.damaged += record.state == ExtentState::Damaged ? 1 : 0;
+  }
+  return counts;
+}
+
 int ExtentTable::mark_writing(std::span<std::uint64_t const> indices) {
   std::lock_guard const lock(*mutex_);
   touched_.clear();
@@ -152,6 +163,14 @@ int ExtentTable::clear(std::uint64_t index) {
   std::lock_guard const lock(*mutex_);
   records_[index] = {};
   return write_range(index, index + 1);
+}
+
+std::uint64_t ExtentTable::allocated_bytes() const noexcept {
+  constexpr std::uint64_t kStatBlock = 512;
+  struct stat status{};
+  return fstat(file_.fd(), &status) == 0
+             ? static_cast<std::uint64_t>(status.st_blocks) * kStatBlock
+             : 0;
 }
 
 int ExtentTable::sync() const { return fdatasync(file_.fd()) == 0 ? 0 : errno; }

@@ -47,6 +47,17 @@ class ExtentTable {
 
   [[nodiscard]] Entry find(std::uint64_t index) const;
 
+  /// How many records are in a state.
+  struct Counts {
+    std::uint64_t valid = 0;
+    std::uint64_t writing = 0;
+    std::uint64_t damaged = 0;
+  };
+  [[nodiscard]] Counts count() const;
+
+  /// What its file takes on the disk; 0: unknown.
+  [[nodiscard]] std::uint64_t allocated_bytes() const noexcept;
+
   /// Before data is overwritten: the extents are Writing on disk when this returns 0. Those that
   /// were not Valid there need no I/O. Indices may come in any order.
   /// @return 0 or an errno, with all of them as before

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -109,6 +110,25 @@ int FileHandle::preallocate(std::uint64_t bytes) const {
     if (error != 0) { return error; }
   }
   return 0;
+}
+
+FileSystemRoom room_of(FileHandle const& file, std::filesystem::path const& path) {
+  struct statvfs status{};
+  int error = 0;
+  do {
+    error = fstatvfs(file.fd(), &status) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  if (error == ENOSYS) { return {}; }
+  if (error != 0) { throw_io(path, "fstatvfs", error); }
+  return {std::uint64_t{status.f_bavail} * status.f_frsize,
+          std::uint64_t{status.f_blocks} * status.f_frsize};
+}
+
+bool leads_to(std::filesystem::path const& path, FileHandle const& file) noexcept {
+  struct stat ours{};
+  struct stat named{};
+  return fstat(file.fd(), &ours) == 0 && lstat(path.c_str(), &named) == 0 &&
+         ours.st_ino == named.st_ino && ours.st_dev == named.st_dev;
 }
 
 FileRemover::~FileRemover() {

@@ -63,6 +63,18 @@ class FileHandle {
   int fd_ = -1;
 };
 
+/// Room of a file system in bytes; zeros where it does not say.
+struct FileSystemRoom {
+  std::uint64_t free = 0;  ///< for users without privileges
+  std::uint64_t total = 0;
+};
+
+/// Of the file system that `file` is on. @throws Error(Io) naming path
+FileSystemRoom room_of(FileHandle const& file, std::filesystem::path const& path);
+
+/// Whether `path` leads to `file` (its last component is not followed if it is a link).
+bool leads_to(std::filesystem::path const& path, FileHandle const& file) noexcept;
+
 /// Files that go when this goes, unless keep() was called: the undo of a creation.
 class FileRemover {
  public:

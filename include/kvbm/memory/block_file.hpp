@@ -37,7 +37,8 @@ struct BlockFileSpec {
 ///
 /// Three files: PATH (the extents), PATH.blocks (one 32-byte record an extent: XXH3-128, state,
 /// and the record's own check), PATH.manifest (JSON: version, groups, metadata, checksum of itself;
-/// written to a temporary name, fsync'ed, renamed, directory fsync'ed).
+/// written to a temporary name, fsync'ed, renamed, directory fsync'ed). While they are being made
+/// the first one is called PATH.creating: where PATH is, all of it is there.
 ///
 /// Durability  an extent whose write was reported done survives the death of the process; it
 ///             survives the loss of power once sync() returned. An extent that was being written
@@ -47,9 +48,11 @@ struct BlockFileSpec {
 class BlockFile final : public BlockStore {
  public:
   /// Creates and preallocates (fallocate; zeros are written once where the file system has none, so
-  /// that a full disk shows here and not at a later write). On failure nothing is left behind.
-  /// @throws Error(AlreadyExists) path or its siblings exist; Error(Io) with errno (ENOSPC, EACCES,
-  ///         ENOENT) naming the path; Error(InvalidArgument) or Error(Overflow) bad groups
+  /// that a full disk shows here and not at a later write). On failure nothing is left behind, and
+  /// what a killed process left of its creation is cleared away by the next one.
+  /// @throws Error(AlreadyExists) path or its siblings exist; Error(Busy) somebody else creates it
+  ///         right now; Error(Io) with errno (ENOSPC with the bytes needed and free, EACCES, ENOENT)
+  ///         naming the path; Error(InvalidArgument) or Error(Overflow) bad groups
   static std::shared_ptr<BlockFile> create(BlockFileSpec const& spec, std::shared_ptr<DiskIo> io);
 
   /// Opens what create() left. Nothing in the files is trusted.
@@ -100,6 +103,8 @@ class BlockFile final : public BlockStore {
                      std::span<ExtentIo const> extents) override;
     void start_read(std::shared_ptr<BlockStore> const& store,
                     std::span<ExtentIo const> extents) override;
+  [[nodiscard]] ExtentStatus status(std::uint32_t group, std::uint64_t extent) const override;
+  [[nodiscard]] StoreSpace space() const override;
     std::vector<std::exception_ptr> finish() override;
     /// See DiskQueue::register_buffer.
     void register_buffer(std::span<std::byte> buffer) override;

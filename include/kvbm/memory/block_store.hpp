@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvbm/core/types.hpp"
@@ -36,6 +37,33 @@ struct ExtentIo {
   /// Bytes of `memory` that may be touched, >= extent_bytes. Where it reaches the next multiple
   /// of kFileAlignment and memory is aligned to it, direct I/O needs no copy.
   std::uint64_t memory_bytes = 0;
+};
+
+/// What a store knows of an extent without reading it.
+enum class ExtentStatus {
+  Unknown,  ///< the store would have to ask another machine, or to read it
+  Empty,    ///< never written, or forgotten
+  Torn,     ///< a write was begun and has not ended: under way, or cut short
+  Written,  ///< with a checksum
+  Damaged,  ///< what the store keeps about it fails its own check
+};
+
+/// "Unknown", "Empty", "Torn", "Written" or "Damaged".
+std::string_view to_string(ExtentStatus status) noexcept;
+
+/// Room that a store takes and has.
+struct StoreSpace {
+  std::uint64_t bytes_allocated = 0;  ///< on its storage, its bookkeeping included; 0: unknown
+  std::uint64_t extents_total = 0;
+  std::uint64_t extents_written = 0;
+  std::uint64_t extents_torn = 0;
+  /// Those with status Damaged; extents whose bytes no longer fit their checksum show only when they
+  /// are read (Scrubber).
+  std::uint64_t extents_damaged = 0;
+  /// Bytes that other files may still take, and all there are, each file system counted once; 0 and
+  /// 0: unknown.
+  std::uint64_t file_system_free = 0;
+  std::uint64_t file_system_total = 0;
 };
 
 class BlockStore;
@@ -100,6 +128,12 @@ class BlockStore {
   /// @throws Error(OutOfRange)
   [[nodiscard]] virtual std::optional<Checksum> checksum(std::uint32_t group,
                                                          std::uint64_t extent) const = 0;
+
+  /// @throws Error(OutOfRange)
+  [[nodiscard]] virtual ExtentStatus status(std::uint32_t group, std::uint64_t extent) const;
+
+  /// Counts extents by status(). @throws Error(Io)
+  [[nodiscard]] virtual StoreSpace space() const;
 
   /// Forgets an extent: later reads report it as never written.
   /// @throws Error(InvalidArgument) not writable; Error(OutOfRange); Error(Io)
