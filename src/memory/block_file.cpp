@@ -76,7 +76,6 @@ std::optional<Checksum> BlockFile::checksum(std::uint32_t group, std::uint64_t e
   return entry.checksum;
 }
 
-void BlockFile::invalidate(std::uint32_t group, std::uint64_t extent) {
 ExtentStatus BlockFile::status(std::uint32_t group, std::uint64_t extent) const {
   switch (impl_->table_.find(impl_->record_of(group, extent)).state) {
     case ExtentState::Empty: return ExtentStatus::Empty;
@@ -104,6 +103,7 @@ StoreSpace BlockFile::space() const {
   return space;
 }
 
+void BlockFile::invalidate(std::uint32_t group, std::uint64_t extent) {
   KVBM_EXPECTS(impl_->mode_ == OpenMode::ReadWrite, InvalidArgument,
                fmt::format("{} was opened read-only", impl_->paths_.data.string()));
   int const error = impl_->table_.clear(impl_->record_of(group, extent));

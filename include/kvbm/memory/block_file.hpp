@@ -83,6 +83,8 @@ class BlockFile final : public BlockStore {
   [[nodiscard]] bool is_writable() const noexcept override;
   [[nodiscard]] std::optional<Checksum> checksum(std::uint32_t group,
                                                  std::uint64_t extent) const override;
+  [[nodiscard]] ExtentStatus status(std::uint32_t group, std::uint64_t extent) const override;
+  [[nodiscard]] StoreSpace space() const override;
   void invalidate(std::uint32_t group, std::uint64_t extent) override;
   /// fdatasync of data and table.
   void sync() override;
@@ -103,8 +105,6 @@ class BlockFile final : public BlockStore {
                      std::span<ExtentIo const> extents) override;
     void start_read(std::shared_ptr<BlockStore> const& store,
                     std::span<ExtentIo const> extents) override;
-  [[nodiscard]] ExtentStatus status(std::uint32_t group, std::uint64_t extent) const override;
-  [[nodiscard]] StoreSpace space() const override;
     std::vector<std::exception_ptr> finish() override;
     /// See DiskQueue::register_buffer.
     void register_buffer(std::span<std::byte> buffer) override;
