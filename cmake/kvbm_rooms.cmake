@@ -13,7 +13,7 @@ if(BUILD_SHARED_LIBS)
 endif()
 
 # Header-only libraries that stay inside our object files: an installed kvbm does not need them.
-set(_kvbm_build_only_libraries nlohmann_json::nlohmann_json CLI11::CLI11)
+set(_kvbm_build_only_libraries nlohmann_json::nlohmann_json CLI11::CLI11 CUDA::nvtx3)
 
 # What find_package or pkg-config has to find again for a consumer who links the static libraries.
 set(_kvbm_external_fmt::fmt "package:fmt")
@@ -24,6 +24,8 @@ set(_kvbm_external_PkgConfig::libcurl "pkgconfig:libcurl")
 set(_kvbm_external_PkgConfig::libcrypto "pkgconfig:libcrypto")
 set(_kvbm_external_PkgConfig::libxxhash "pkgconfig:libxxhash")
 set(_kvbm_external_PkgConfig::numa "pkgconfig:numa")
+set(_kvbm_external_prometheus-cpp::core "package:prometheus-cpp")
+set(_kvbm_external_prometheus-cpp::pull "package:prometheus-cpp")
 set(_kvbm_external_CUDA::cudart_static "cuda:cudart_static")
 
 # Applies warnings and the language level that every target of ours has.
@@ -75,6 +77,9 @@ function(_kvbm_resolve_links out_links)
     if(library STREQUAL "PkgConfig::libcrypto" AND NOT KVBM_WITH_CRYPTO)
       continue()
     endif()
+    if(library MATCHES "^prometheus-cpp::" AND NOT KVBM_WITH_PROMETHEUS)
+      continue()
+    endif()
     if(library MATCHES "^CUDA::" AND NOT KVBM_WITH_CUDA)
       continue()
     endif()
@@ -102,7 +107,7 @@ endfunction()
 # Defines kvbm_<room> with the alias kvbm::<room>. Every header in include/kvbm/<room> is public,
 # installed, and checked to compile alone (target all_verify_interface_header_sets).
 # Sources see KVBM_HAVE_URING and KVBM_HAVE_CUDA as 0 or 1. In LINKS, PkgConfig::liburing, libcurl,
-# libcrypto and CUDA::* may be named always; they count where the build has them.
+# libcrypto, prometheus-cpp::* and CUDA::* may be named always; they count where the build has them.
 function(kvbm_add_room room)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;DEPENDS;LINKS"
   )

@@ -35,6 +35,7 @@ _kvbm_declare_feature(CUDA AUTO "CUDA kernels and devices")
 _kvbm_declare_feature(URING AUTO "io_uring for the disk tier")
 _kvbm_declare_feature(CURL AUTO "libcurl, to exchange metadata over etcd")
 _kvbm_declare_feature(CRYPTO AUTO "libcrypto, to exchange metadata over TCP")
+_kvbm_declare_feature(PROMETHEUS AUTO "prometheus-cpp, to export metrics")
 _kvbm_declare_feature(PYTHON AUTO "the Python extension kvbm_cpp")
 _kvbm_declare_feature(CLI AUTO "the command line program kvbm")
 
@@ -96,6 +97,18 @@ if(NOT KVBM_ENABLE_CRYPTO STREQUAL "OFF")
   endif()
 endif()
 _kvbm_decide_feature(CRYPTO ${_available} "${_reason}")
+
+# --- prometheus-cpp
+set(_available OFF)
+set(_reason "prometheus-cpp-dev not found")
+if(NOT KVBM_ENABLE_PROMETHEUS STREQUAL "OFF")
+  find_package(prometheus-cpp QUIET CONFIG) # without a version file in Debian 12
+  if(TARGET prometheus-cpp::core AND TARGET prometheus-cpp::pull)
+    set(_available ON)
+    set(_reason "found in ${prometheus-cpp_DIR}")
+  endif()
+endif()
+_kvbm_decide_feature(PROMETHEUS ${_available} "${_reason}")
 
 # --- Python: part of a wheel build; a plain build of the library does not need an interpreter.
 set(_available OFF)

@@ -76,6 +76,8 @@ install(
 list(REMOVE_DUPLICATES _pc_requires)
 list(TRANSFORM _pc_requires REPLACE "^(package|pkgconfig):" "")
 list(REMOVE_ITEM _pc_requires Threads)
+# One CMake package, one pkg-config module for each of its libraries.
+list(TRANSFORM _pc_requires REPLACE "^prometheus-cpp$" "prometheus-cpp-pull;prometheus-cpp-core")
 if("cuda:cudart_static" IN_LIST _pc_requires)
   list(REMOVE_ITEM _pc_requires "cuda:cudart_static")
   if(NOT BUILD_SHARED_LIBS)

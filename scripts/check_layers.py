@@ -28,7 +28,7 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "remote": {"core", "memory", "layout", "transfer"},
     "manager": {"core", "memory", "device", "kernels", "object", "layout", "transfer", "remote"},
     "prefix": {"core", "memory", "object", "layout", "transfer", "remote", "manager"},
-    "metrics": {"core", "memory", "layout", "transfer", "manager", "prefix"},
+    "metrics": {"core", "memory", "object", "layout", "transfer", "remote", "manager", "prefix"},
 }
 
 # Users of the library: only include/kvbm for them. The command line reports what the machine's

@@ -6,6 +6,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -85,6 +86,27 @@ void round_trip(benchmark::State& state) {
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(bytes));
 }
 BENCHMARK(round_trip)->ArgName("blocks")->Arg(1)->Arg(16)->Arg(256)->UseRealTime();
+
+/// What a submission costs beside its copy: the smallest block there is, copied in
+/// the call itself (job:0) or as a job that could be stopped (job:1).
+void submit(benchmark::State& state) {
+  auto manager = TransferManager::builder().build();
+  auto const make = [&manager] {
+    return manager.register_layout(manager.layout_builder()
+                                       .config(config(2, 1, 1))
+                                       .fully_contiguous(KvBlockLayout::OperationalNHD)
+                                       .allocate_system()
+                                       .build());
+  };
+  TransferOptions options;
+  if (state.range(0) != 0) { options.timeout = std::chrono::hours(1); }
+  auto const prepared = manager.prepare_transfer(make(), make(), options);
+  BlockId const block = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    benchmark::DoNotOptimize(prepared.submit({&block, 1}, {&block, 1}));
+  }
+}
+BENCHMARK(submit)->ArgName("job")->Arg(0)->Arg(1);
 
 void checksums(benchmark::State& state) {
   constexpr std::uint64_t kBlocks = 64;

@@ -20,9 +20,15 @@ class TransferManager::Impl {
   Impl(transfer::ContextOptions options, std::size_t plan_cache_capacity)
       : context_(std::make_shared<transfer::TransferContext>(std::move(options))),
         registry_(context_->event_system()->worker_id()),
-        plans_(plan_cache_capacity) {}
+        plans_(plan_cache_capacity) {
+    door_->manager = this;
+  }
   /// Waits for the transfers in flight, which may need answers of peers, then leaves them.
   ~Impl() {
+    {
+      std::lock_guard const lock(door_->mutex);
+      door_->manager = nullptr;
+    }
     plans_.clear();
     registry_.clear();
     context_.reset();
@@ -37,6 +43,15 @@ class TransferManager::Impl {
   [[nodiscard]] layout::PhysicalLayout reachable(layout::LayoutHandle handle) const;
   /// @throws UnsupportedError this manager has no NIXL backend
   [[nodiscard]] remote::RemoteWorker& remote() const;
+
+  [[nodiscard]] ManagerStats statistics() const;
+
+  /// How statistics_source() reaches the manager without keeping it alive.
+  struct StatisticsDoor {
+    std::mutex mutex;
+    Impl const* manager = nullptr;
+  };
+  std::shared_ptr<StatisticsDoor> const door_ = std::make_shared<StatisticsDoor>();
 
   std::shared_ptr<transfer::TransferContext> context_;
   Registry registry_;

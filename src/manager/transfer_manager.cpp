@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvbm/manager/transfer_manager.hpp"
 
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -124,6 +125,27 @@ PreparedTransfer TransferManager::prepare_transfer(layout::LayoutHandle src,
 }
 
 PlanCacheStats TransferManager::plan_cache_stats() const { return impl_->plans_.stats(); }
+
+ManagerStats TransferManager::Impl::statistics() const {
+  ManagerStats stats;
+  stats.transfers = context_->statistics();
+  stats.plan_cache = plans_.stats();
+  stats.memory_pool = context_->memory_pool_stats();
+  stats.num_layouts = registry_.handles().size();
+  stats.num_pending_events = context_->event_system()->num_pending();
+  if (remote_ != nullptr) { stats.remote = remote_->stats(); }
+  return stats;
+}
+
+ManagerStats TransferManager::statistics() const { return impl_->statistics(); }
+
+std::function<std::optional<ManagerStats>()> TransferManager::statistics_source() const {
+  return [door = impl_->door_]() -> std::optional<ManagerStats> {
+    std::lock_guard const lock(door->mutex);
+    if (door->manager == nullptr) { return std::nullopt; }
+    return door->manager->statistics();
+  };
+}
 
 std::vector<Checksum> TransferManager::block_checksums(layout::LayoutHandle handle,
                                                        std::span<BlockId const> block_ids) const {

@@ -177,6 +177,8 @@ device::MemoryPoolStats TransferContext::memory_pool_stats() const {
   return impl_->memory_pool(impl_->first_device()).stats();
 }
 
+TransferStats TransferContext::statistics() const { return impl_->counters_.snapshot(); }
+
 ContextOptions const& TransferContext::options() const noexcept { return impl_->options_; }
 
 }  // namespace kvbm::transfer

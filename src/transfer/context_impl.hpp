@@ -13,6 +13,7 @@
 #include "transfer/block_leases.hpp"
 #include "transfer/pipeline_workers.hpp"
 #include "transfer/quarantine.hpp"
+#include "transfer/transfer_counters.hpp"
 
 namespace kvbm::transfer {
 
@@ -55,6 +56,7 @@ class TransferContext::Impl {
   void end_work() noexcept;
 
   ContextOptions options_;
+  TransferCounters counters_;
 
  private:
   std::mutex mutex_;

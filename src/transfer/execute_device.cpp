@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "transfer/executors.hpp"
+#include "transfer/trace_range.hpp"
 #include "transfer/transfer_job.hpp"
 
 namespace kvbm::transfer {
@@ -21,6 +22,7 @@ bool needs_batches(PreparedTransfer::State const& state, std::size_t num_blocks)
 void enqueue(TransferContext::Impl& context, PreparedTransfer::State const& state,
              device::StreamPtr const& stream, std::span<BlockId const> src_blocks,
              std::span<BlockId const> dst_blocks, Strategy strategy) {
+  TraceRange const range("enqueue", strategy, state);
   TransferOptions const& options = state.options;
   DeviceCopy const& copy = *state.device_copy;
   for (auto const& event : options.wait_for) {
@@ -44,7 +46,7 @@ TransferCompleteNotification execute_device_copy(TransferContext::Impl& context,
                                                  SharedState const& state,
                                                  std::span<BlockId const> src_blocks,
                                                  std::span<BlockId const> dst_blocks,
-                                                 Strategy strategy) {
+                                                 SharedRecord record, Strategy strategy) {
   TransferOptions const& options = state->options;
   DeviceCopy const& copy = *state->device_copy;
   if (options.cuda_stream) {
@@ -59,9 +61,10 @@ TransferCompleteNotification execute_device_copy(TransferContext::Impl& context,
     return TransferCompleteNotification::completed();
   }
   if (needs_batches(*state, src_blocks.size())) {
-    return execute_pipeline(context, state, src_blocks, dst_blocks, strategy);
+    return execute_pipeline(context, state, src_blocks, dst_blocks, std::move(record), strategy);
   }
-  auto const job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
+  auto const job =
+      TransferJob::create(context, state, src_blocks, dst_blocks, std::move(record), true);
   auto notification = job->notification();
   if (!job->begin()) { return notification; }  // stopped already
   auto const stream = copy.acquire_stream(context);

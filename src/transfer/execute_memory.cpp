@@ -5,6 +5,7 @@
 #include "kvbm/core/error.hpp"
 #include "transfer/executors.hpp"
 #include "transfer/memory_copy.hpp"
+#include "transfer/trace_range.hpp"
 #include "transfer/transfer_job.hpp"
 
 namespace kvbm::transfer {
@@ -13,7 +14,8 @@ namespace {
 /// Between two looks at a deadline or token: some milliseconds of copying.
 constexpr std::uint64_t kStoppableBatchBytes = std::uint64_t{32} << 20U;
 
-void run_copy(TransferJob& job) {
+void run_copy(TransferJob& job, Strategy strategy) {
+  TraceRange const range("copy", strategy, job.state());
   MemoryCopy const& copy = *job.state().copy;
   TransferOptions const& options = job.state().options;
   std::size_t const num_blocks = job.src_blocks().size();
@@ -42,11 +44,13 @@ device::StreamPtr stream_for(TransferContext::Impl& context, PreparedTransfer::S
 TransferCompleteNotification execute_host_copy(TransferContext::Impl& context,
                                                SharedState const& state,
                                                std::span<BlockId const> src_blocks,
-                                               std::span<BlockId const> dst_blocks) {
+                                               std::span<BlockId const> dst_blocks,
+                                               SharedRecord record) {
   TransferOptions const& options = state->options;
-  if (state->can_stop() || options.nixl_write_notification) {
-    auto const job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
-    if (job->begin()) { run_copy(*job); }
+  if (!state->ends_in_call(Strategy::HostCopy)) {
+    auto const job =
+        TransferJob::create(context, state, src_blocks, dst_blocks, std::move(record), true);
+    if (job->begin()) { run_copy(*job, Strategy::HostCopy); }
     return job->notification();
   }
   LayoutUseLease const src_use(state->src_use);
@@ -58,18 +62,20 @@ TransferCompleteNotification execute_host_copy(TransferContext::Impl& context,
 TransferCompleteNotification execute_stream_copy(TransferContext::Impl& context,
                                                  SharedState const& state,
                                                  std::span<BlockId const> src_blocks,
-                                                 std::span<BlockId const> dst_blocks) {
+                                                 std::span<BlockId const> dst_blocks,
+                                                 SharedRecord record) {
   TransferOptions const& options = state->options;
   bool const callers = options.cuda_stream != nullptr;
   auto const stream = callers ? options.cuda_stream : stream_for(context, *state);
-  auto job = TransferJob::create(context, state, src_blocks, dst_blocks, !callers);
+  auto job =
+      TransferJob::create(context, state, src_blocks, dst_blocks, std::move(record), !callers);
   TransferCompleteNotification const notification = job->notification();
 
   for (auto const& event : options.wait_for) {
     stream->wait(event);
   }
   stream->enqueue([job] {
-    if (job->begin()) { run_copy(*job); }
+    if (job->begin()) { run_copy(*job, Strategy::StreamCopy); }
   });
   if (!options.record_on.empty()) {
     auto const done = context.options_.devices.front()->create_event();

@@ -12,6 +12,7 @@
 #include "transfer/executors.hpp"
 #include "transfer/file_geometry.hpp"
 #include "transfer/pipeline.hpp"
+#include "transfer/trace_range.hpp"
 #include "transfer/transfer_job.hpp"
 #include "transfer/when_all_complete.hpp"
 
@@ -37,6 +38,7 @@ std::vector<BlockLeases::Key> keys_of(PreparedTransfer::State const& state,
 void run_pipeline(TransferJob& job, PipelineResources& resources, Strategy strategy,
                   BlockLeases::Lease lease) {
   if (!job.begin()) { return; }
+  std::optional<TraceRange> range(std::in_place, "run", strategy, job.state());
   std::size_t num_done = 0;
   std::vector<FailedBlock> failed;
   std::exception_ptr error;
@@ -56,6 +58,7 @@ void run_pipeline(TransferJob& job, PipelineResources& resources, Strategy strat
       failed = pipeline->take_failed();
     }
   }
+  range.reset();  // before anybody is told, who may take the layouts
   if (error != nullptr) {
     std::erase_if(failed, [num_done](auto const& block) { return block.position >= num_done; });
     job.finish(num_done, std::move(failed), error);
@@ -87,9 +90,9 @@ TransferCompleteNotification execute_pipeline(TransferContext::Impl& context,
                                               SharedState const& state,
                                               std::span<BlockId const> src_blocks,
                                               std::span<BlockId const> dst_blocks,
-                                              Strategy strategy) {
+                                              SharedRecord record, Strategy strategy) {
   TransferOptions const& options = state->options;
-  auto job = TransferJob::create(context, state, src_blocks, dst_blocks, true);
+  auto job = TransferJob::create(context, state, src_blocks, dst_blocks, std::move(record), true);
   auto const notification = job->notification();
   auto post = [&context, job, keys = keys_of(*state, dst_blocks, strategy), strategy,
                priority = options.priority,

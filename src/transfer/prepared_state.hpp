@@ -36,6 +36,21 @@ class PreparedTransfer::State {
   [[nodiscard]] bool can_stop() const noexcept {
     return options.timeout.has_value() || options.cancellation.stop_possible();
   }
+  /// Whether submit() itself does the work, or hands it to the caller's stream and looks no more:
+  /// then there is no job, and nothing is allocated for one.
+  [[nodiscard]] bool ends_in_call(Strategy strategy) const noexcept {
+    bool const on_device = strategy == Strategy::DmaCopy || strategy == Strategy::SmCopy ||
+                           strategy == Strategy::StagedDma;
+    return strategy == Strategy::HostCopy ? !can_stop() && !options.nixl_write_notification
+                                          : on_device && options.cuda_stream != nullptr;
+  }
+  /// What it is counted by.
+  [[nodiscard]] Route route() const noexcept {
+    return {pair.src.storage_kind(), pair.dst.storage_kind(),
+            src_peer != nullptr   ? Reach::FromPeer
+            : dst_peer != nullptr ? Reach::ToPeer
+                                  : Reach::Local};
+  }
   /// Whether an event of wait_for is not complete yet.
   [[nodiscard]] bool must_wait() const;
   /// The inputs of choose() for one submission.

@@ -12,6 +12,8 @@
 #include "transfer/executors.hpp"
 #include "transfer/file_geometry.hpp"
 #include "transfer/prepared_state.hpp"
+#include "transfer/trace_range.hpp"
+#include "transfer/transfer_counters.hpp"
 
 namespace kvbm::transfer {
 namespace {
@@ -145,6 +147,43 @@ std::vector<std::string> describe_hops(PreparedTransfer::State const& state, Str
   return hops;
 }
 
+TransferCompleteNotification execute(TransferContext::Impl& context, SharedState const& state,
+                                     std::span<BlockId const> src_blocks,
+                                     std::span<BlockId const> dst_blocks, SharedRecord record,
+                                     Strategy strategy) {
+  switch (strategy) {
+    case Strategy::HostCopy:
+      return execute_host_copy(context, state, src_blocks, dst_blocks, std::move(record));
+    case Strategy::StreamCopy:
+      return execute_stream_copy(context, state, src_blocks, dst_blocks, std::move(record));
+    case Strategy::DmaCopy:
+    case Strategy::SmCopy:
+    case Strategy::StagedDma:
+      return execute_device_copy(context, state, src_blocks, dst_blocks, std::move(record),
+                                 strategy);
+    case Strategy::PinnedStaging:
+    case Strategy::DirectFile:
+    case Strategy::StagedFile:
+    case Strategy::DirectRemote:
+    case Strategy::StagedRemote:
+    case Strategy::PackedRemote: break;
+  }
+  return execute_pipeline(context, state, src_blocks, dst_blocks, std::move(record), strategy);
+}
+
+/// Runs what ends a transfer before it returns.
+template <typename Call>
+TransferCompleteNotification ending(TransferRecord& record, Call const& call) {
+  try {
+    auto notification = call();
+    record.complete();
+    return notification;
+  } catch (...) {
+    record.fail(std::current_exception());
+    throw;
+  }
+}
+
 }  // namespace
 
 void notify_peer(PreparedTransfer::State const& state) {
@@ -239,28 +278,33 @@ TransferCompleteNotification PreparedTransfer::submit(std::span<BlockId const> s
   for (auto const& peer : {state_->src_peer, state_->dst_peer}) {
     if (peer != nullptr) { peer->expect_alive(); }
   }
+  Route const route = state_->route();
+  auto& counters = context->impl().counters_;
   if (src_blocks.empty()) {
-    notify_peer(*state_);
-    return TransferCompleteNotification::completed();
+    TransferRecord record(counters, route, 0, 0);
+    return ending(record, [this] {
+      notify_peer(*state_);
+      return TransferCompleteNotification::completed();
+    });
   }
   Strategy const strategy = choose_strategy(state_->choice_for(src_blocks, dst_blocks));
-  switch (strategy) {
-    case Strategy::HostCopy:
-      return execute_host_copy(context->impl(), state_, src_blocks, dst_blocks);
-    case Strategy::StreamCopy:
-      return execute_stream_copy(context->impl(), state_, src_blocks, dst_blocks);
-    case Strategy::DmaCopy:
-    case Strategy::SmCopy:
-    case Strategy::StagedDma:
-      return execute_device_copy(context->impl(), state_, src_blocks, dst_blocks, strategy);
-    case Strategy::PinnedStaging:
-    case Strategy::DirectFile:
-    case Strategy::StagedFile:
-    case Strategy::DirectRemote:
-    case Strategy::StagedRemote:
-    case Strategy::PackedRemote: break;
+  TraceRange const range("submit", strategy, *state_);
+  std::uint64_t const block_bytes = state_->plan.bytes_per_block;
+  if (state_->ends_in_call(strategy)) {
+    TransferRecord record(counters, route, block_bytes, src_blocks.size());
+    return ending(record, [&] {
+      return execute(context->impl(), state_, src_blocks, dst_blocks, nullptr, strategy);
+    });
   }
-  return execute_pipeline(context->impl(), state_, src_blocks, dst_blocks, strategy);
+  auto const record =
+      std::make_shared<TransferRecord>(counters, route, block_bytes, src_blocks.size());
+  try {
+    return execute(context->impl(), state_, src_blocks, dst_blocks, record, strategy);
+  } catch (...) {
+    // What was begun and goes on nevertheless has the record as well, and ends it itself.
+    if (record.use_count() == 1) { record->fail(std::current_exception()); }
+    throw;
+  }
 }
 
 TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_blocks,

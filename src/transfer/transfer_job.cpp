@@ -40,9 +40,11 @@ std::exception_ptr summarize(std::vector<FailedBlock> const& failed, std::size_t
 
 TransferJob::TransferJob(TransferContext::Impl& context,
                          std::shared_ptr<PreparedTransfer::State const> state,
-                         std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks)
+                         std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks,
+                         std::shared_ptr<TransferRecord> record)
     : context_(context),
       state_(std::move(state)),
+      record_(std::move(record)),
       description_(state_->description),
       src_blocks_(src_blocks.begin(), src_blocks.end()),
       dst_blocks_(dst_blocks.begin(), dst_blocks.end()),
@@ -55,13 +57,15 @@ TransferJob::TransferJob(TransferContext::Impl& context,
 std::shared_ptr<TransferJob> TransferJob::create(
     TransferContext::Impl& context, std::shared_ptr<PreparedTransfer::State const> state,
     std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks,
-    bool wants_notification) {
+    std::shared_ptr<TransferRecord> record, bool wants_notification) {
   struct Constructible : TransferJob {
     Constructible(TransferContext::Impl& c, std::shared_ptr<PreparedTransfer::State const> s,
-                  std::span<BlockId const> a, std::span<BlockId const> b)
-        : TransferJob(c, std::move(s), a, b) {}
+                  std::span<BlockId const> a, std::span<BlockId const> b,
+                  std::shared_ptr<TransferRecord> r)
+        : TransferJob(c, std::move(s), a, b, std::move(r)) {}
   };
-  auto job = std::make_shared<Constructible>(context, std::move(state), src_blocks, dst_blocks);
+  auto job = std::make_shared<Constructible>(context, std::move(state), src_blocks, dst_blocks,
+                                             std::move(record));
   if (wants_notification) {
     job->completion_ =
         context.options_.event_system->create_event(job->description_, src_blocks.size());
@@ -73,7 +77,10 @@ std::shared_ptr<TransferJob> TransferJob::create(
 
 TransferJob::~TransferJob() {
   // Reached only with the phase Finished, or when the submission itself threw.
-  if (phase_.load() != Phase::Finished) { context_.end_work(); }
+  if (phase_.load() != Phase::Finished) {
+    record_.reset();  // submit() has it as well, and knows the error
+    context_.end_work();
+  }
 }
 
 TransferCompleteNotification TransferJob::notification() const { return notification_; }
@@ -143,6 +150,7 @@ void TransferJob::complete(std::vector<FailedBlock> failed) noexcept {
       notify_peer(*state_);
     } catch (...) { not_told = std::current_exception(); }
   }
+  record_->end(failed.size(), failed.empty() ? not_told : failed.front().error);
   // Before anybody is woken, so that a waiter can unregister the layouts or reopen a file at once.
   state_.reset();
   src_use_.reset();

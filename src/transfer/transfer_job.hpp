@@ -17,6 +17,7 @@
 #include "transfer/context_impl.hpp"
 #include "transfer/layout_use.hpp"
 #include "transfer/prepared_state.hpp"
+#include "transfer/transfer_counters.hpp"
 
 namespace kvbm::transfer {
 
@@ -26,11 +27,13 @@ namespace kvbm::transfer {
 /// whoever still holds it finds begin() false and touches nothing.
 class TransferJob : public std::enable_shared_from_this<TransferJob> {
  public:
+  /// @param record  ended by what becomes of the job, but not where create() throws
   /// @param wants_notification  false for a caller's stream: failures then end in the log
   static std::shared_ptr<TransferJob> create(TransferContext::Impl& context,
                                              std::shared_ptr<PreparedTransfer::State const> state,
                                              std::span<BlockId const> src_blocks,
                                              std::span<BlockId const> dst_blocks,
+                                             std::shared_ptr<TransferRecord> record,
                                              bool wants_notification);
   ~TransferJob();
   TransferJob(TransferJob const&) = delete;
@@ -66,13 +69,15 @@ class TransferJob : public std::enable_shared_from_this<TransferJob> {
   enum class Phase { Queued, Running, Finished };
 
   TransferJob(TransferContext::Impl& context, std::shared_ptr<PreparedTransfer::State const> state,
-              std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks);
+              std::span<BlockId const> src_blocks, std::span<BlockId const> dst_blocks,
+              std::shared_ptr<TransferRecord> record);
   void arm(TransferOptions const& options);
   void stop(std::exception_ptr error) noexcept;
   void complete(std::vector<FailedBlock> failed) noexcept;
 
   TransferContext::Impl& context_;
   std::shared_ptr<PreparedTransfer::State const> state_;  ///< null once finished
+  std::shared_ptr<TransferRecord> record_;
   std::string const description_;
   std::vector<BlockId> src_blocks_;
   std::vector<BlockId> dst_blocks_;

@@ -17,6 +17,7 @@
 #include "kvbm/testing/layout_cases.hpp"
 #include "kvbm/testing/stream_latch.hpp"
 #include "kvbm/testing/test_device.hpp"
+#include "kvbm/testing/transfer_books.hpp"
 
 namespace kvbm::testing {
 
@@ -118,6 +119,8 @@ class TransferTest : public ::testing::Test {
  protected:
   explicit TransferTest(TransferManager::Builder builder = small_manager())
       : manager_(builder.build()) {}
+  /// Whatever a test did: each transfer ended once, or is in flight.
+  void TearDown() override { expect_balanced(manager_.statistics().transfers); }
 
   PhysicalLayout make(LayoutConfig const& config, LayoutShape const& shape, StorageKind storage) {
     return make_layout(manager_.memory_source(), config, shape, storage);

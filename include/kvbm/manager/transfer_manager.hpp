@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -25,6 +26,7 @@
 #include "kvbm/transfer/notification.hpp"
 #include "kvbm/transfer/options.hpp"
 #include "kvbm/transfer/prepared_transfer.hpp"
+#include "kvbm/transfer/statistics.hpp"
 
 namespace kvbm::manager {
 
@@ -34,6 +36,16 @@ struct PlanCacheStats {
   std::uint64_t misses = 0;
   std::size_t entries = 0;   ///< kept now
   std::size_t capacity = 0;  ///< kept at most
+};
+
+/// What a manager counts.
+struct ManagerStats {
+  transfer::TransferStats transfers;
+  PlanCacheStats plan_cache;
+  device::MemoryPoolStats memory_pool;        ///< the first device's temporaries
+  std::size_t num_layouts = 0;                ///< registered now
+  std::size_t num_pending_events = 0;         ///< of the event system, now
+  std::optional<remote::RemoteStats> remote;  ///< with a NIXL backend
 };
 
 /// The one door: registers layouts and moves blocks between them.
@@ -108,6 +120,11 @@ class TransferManager {
       transfer::TransferOptions const& options = {}) const;
 
   [[nodiscard]] PlanCacheStats plan_cache_stats() const;
+  /// Everything that this manager has counted since it was made; each part is exact by itself.
+  [[nodiscard]] ManagerStats statistics() const;
+  /// A function that answers like statistics() for as long as the manager lives, wherever it was
+  /// moved, and with nullopt afterwards; the destructor waits for an answer that is under way.
+  [[nodiscard]] std::function<std::optional<ManagerStats>()> statistics_source() const;
 
   /// Checksums and fills of registered layouts; see transfer/integrity.hpp.
   [[nodiscard]] std::vector<Checksum> block_checksums(layout::LayoutHandle handle,

@@ -11,6 +11,7 @@
 #include "kvbm/kernels/copy_engine.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/transfer/event_system.hpp"
+#include "kvbm/transfer/statistics.hpp"
 #include "kvbm/transfer/strategy.hpp"
 
 namespace kvbm::transfer {
@@ -57,6 +58,8 @@ class TransferContext {
   [[nodiscard]] std::shared_ptr<memory::MemorySource> const& memory_source() const noexcept;
   [[nodiscard]] kernels::CopyEngine& copy_engine() noexcept;
   [[nodiscard]] device::MemoryPoolStats memory_pool_stats() const;
+  /// What the transfers came to so far.
+  [[nodiscard]] TransferStats statistics() const;
   [[nodiscard]] ContextOptions const& options() const noexcept;
 
   class Impl;
