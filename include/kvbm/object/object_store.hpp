@@ -45,8 +45,8 @@ inline constexpr std::uint32_t kMaxBlocksPerObject = 32;
 ///
 /// Errors  of blocks: Error(NotFound) never written; CorruptError; the errors of S3Client. All
 ///         name the store, the block and the object's key.
-class ObjectBlockStore final : public memory::BlockStore,
-                               public std::enable_shared_from_this<ObjectBlockStore> {
+class ObjectBlockStore : public memory::BlockStore,
+                         public std::enable_shared_from_this<ObjectBlockStore> {
  public:
   /// Asks the endpoint for the store's manifest first, so that an endpoint that is down, a missing
   /// bucket and wrong credentials fail here, at once and without retries; writes the manifest
