@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
@@ -14,14 +15,17 @@
 
 namespace kvbm::memory {
 
+void remove_block_file(BlockFilePaths const& paths) noexcept {
+  if (std::rename(paths.data.c_str(), paths.creating.c_str()) != 0) { return; }
+  ::unlink(paths.manifest.c_str());
+  ::unlink(paths.table.c_str());
+  ::unlink(paths.creating.c_str());
+}
+
 BlockFile::Impl::~Impl() {
   if (!remove_on_close_) { return; }
   // A name that leads to somebody else's file by now is left alone.
-  if (leads_to(paths_.data, data_.buffered)) {
-    ::unlink(paths_.manifest.c_str());
-    ::unlink(paths_.table.c_str());
-    ::unlink(paths_.data.c_str());
-  }
+  if (leads_to(paths_.data, data_.buffered)) { remove_block_file(paths_); }
 }
 
 std::uint64_t BlockFile::Impl::record_of(std::uint32_t group, std::uint64_t extent) const {

@@ -1,60 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
-#include <random>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/log.hpp"
 #include "kvbm/memory/disk_io.hpp"
 #include "memory/block_file_impl.hpp"
+#include "memory/manifest_file.hpp"
 
 namespace kvbm::memory {
 namespace {
-
-std::uint64_t random_number() {
-  std::random_device device;
-  return std::uint64_t{device()} << 32U | device();
-}
-
-std::string describe_holder(FileHandle const& file, std::filesystem::path const& path) {
-  std::ifstream locks("/proc/locks");
-  std::string const text{std::istreambuf_iterator<char>(locks), std::istreambuf_iterator<char>()};
-  auto const pid = find_lock_holder(text, file.status(path));
-  return pid ? fmt::format("process {}{}", *pid, *pid == getpid() ? " (this one)" : "")
-             : "another process";
-}
-
-// The lock belongs to the open file, so a second opener in this process is refused as well.
-void lock_file(FileHandle const& file, std::filesystem::path const& path, OpenMode mode) {
-  int const how = mode == OpenMode::ReadWrite ? LOCK_EX : LOCK_SH;
-  int error = 0;
-  do {
-    error = flock(file.fd(), how | LOCK_NB) == 0 ? 0 : errno;
-  } while (error == EINTR);
-  if (error == EWOULDBLOCK) {
-    throw_error(ErrorCode::Busy,
-                fmt::format("{}: in use by {}; close it there or choose another path",
-                            path.string(), describe_holder(file, path)),
-                error);
-  }
-  if (error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP) {
-    log::write(log::Level::Warning,
-               fmt::format("{}: the file system has no locks ({}): nothing keeps a second process "
-                           "from writing",
-                           path.string(), describe_errno(error)));
-    return;
-  }
-  if (error != 0) { throw_io(path, "flock", error); }
-}
 
 int try_direct_read(FileHandle const& file) {
   struct Free {
@@ -78,7 +38,7 @@ void open_direct_and_lock(DataFile& data, std::filesystem::path const& path, Ope
     data.direct_reason =
         error == 0 ? "O_DIRECT" : fmt::format("open with O_DIRECT: {}", describe_errno(error));
   }
-  lock_file(data.direct ? data.direct : data.buffered, path, mode);
+  lock_file(data.direct ? data.direct : data.buffered, path, mode == OpenMode::ReadWrite);
 }
 
 // A file system may take O_DIRECT at open() and refuse it at the first read.
@@ -88,46 +48,7 @@ void confirm_direct(DataFile& data, std::filesystem::path const& path, OpenMode 
   if (error == 0) { return; }
   data.direct.close();
   data.direct_reason = fmt::format("read with O_DIRECT: {}", describe_errno(error));
-  lock_file(data.buffered, path, mode);
-}
-
-std::string read_manifest_text(std::filesystem::path const& path) {
-  FileHandle const file = FileHandle::open(path, O_RDONLY);
-  auto const bytes = static_cast<std::uint64_t>(file.status(path).st_size);
-  if (bytes > kMaxManifestBytes) {
-    throw CorruptError(fmt::format("{}: damaged manifest: {} bytes, at most {} are read",
-                                   path.string(), bytes, kMaxManifestBytes));
-  }
-  std::string text(bytes, '\0');
-  int const error = file.read_at(std::as_writable_bytes(std::span(text)), 0);
-  if (error != 0) { throw_io(path, "read", error); }
-  return text;
-}
-
-// Renames without replacing where the file system can; elsewhere the caller has looked before.
-int rename_new(std::filesystem::path const& from, std::filesystem::path const& to) {
-  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) { return 0; }
-  if (errno != EINVAL && errno != ENOSYS) { return errno; }
-  return std::rename(from.c_str(), to.c_str()) == 0 ? 0 : errno;
-}
-
-// Atomic: the name appears with all of its content on the disk, or not at all.
-void write_manifest(std::filesystem::path const& path, std::string const& text, bool durable) {
-  std::filesystem::path const temporary = with_suffix(path, ".creating");
-  FileHandle const file = FileHandle::open(temporary, O_CREAT | O_TRUNC | O_WRONLY);
-  FileRemover undo(temporary);
-  int error = file.write_at(std::as_bytes(std::span(text)), 0);
-  if (error == 0 && durable && fsync(file.fd()) != 0) { error = errno; }
-  if (error != 0) { throw_io(temporary, "write", error); }
-  error = rename_new(temporary, path);
-  if (error != 0) { throw_io(path, "rename", error); }
-  undo.keep();
-}
-
-bool is_taken(std::filesystem::path const& path) {
-  std::error_code unknown;  // where not even a look is possible, creating will say why
-  auto const type = std::filesystem::symlink_status(path, unknown).type();
-  return type != std::filesystem::file_type::not_found && type != std::filesystem::file_type::none;
+  lock_file(data.buffered, path, mode == OpenMode::ReadWrite);
 }
 
 void refuse_existing(BlockFilePaths const& paths) {

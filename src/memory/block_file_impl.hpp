@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/disk_io.hpp"
 #include "memory/extent_table.hpp"
 #include "memory/file_handle.hpp"
 #include "memory/manifest.hpp"
@@ -23,6 +24,10 @@ struct BlockFilePaths {
   std::filesystem::path manifest;
   std::filesystem::path creating;
 };
+
+/// Removes all three. Killed half way, it leaves what looks like a creation that was cut short,
+/// which the next one at that path clears away.
+void remove_block_file(BlockFilePaths const& paths) noexcept;
 
 /// The descriptors of a data file: one through the page cache, one around it where there is such.
 /// The latter holds the lock where it is there, else the former.

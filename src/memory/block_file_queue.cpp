@@ -7,6 +7,7 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/memory/disk_io.hpp"
+#include "kvbm/memory/striped_file.hpp"
 #include "memory/block_file_impl.hpp"
 
 namespace kvbm::memory {
@@ -23,10 +24,9 @@ class BlockFile::Queue::Impl {
   void start(DiskRequest::Op op, std::shared_ptr<BlockStore> const& store,
              std::span<ExtentIo const> extents) {
     KVBM_EXPECTS(store != nullptr, InvalidArgument, "I/O on no file");
-    auto const file = std::dynamic_pointer_cast<BlockFile>(store);
-    KVBM_EXPECTS(file != nullptr, InvalidArgument,
-                 fmt::format("{} is no block file: use a queue of its own", store->name()));
-    std::size_t const first = append(op, file, extents);
+    KVBM_EXPECTS(op == DiskRequest::Op::Read || store->is_writable(), InvalidArgument,
+                 fmt::format("{} was opened read-only", store->name()));
+    std::size_t const first = append(op, store, extents);
     if (op == DiskRequest::Op::Write) {
       start_writes(first);
     } else {
@@ -49,6 +49,7 @@ class BlockFile::Queue::Impl {
     }
     entries_.clear();
     files_.clear();
+    stores_.clear();
     return results;
   }
 
@@ -58,6 +59,7 @@ class BlockFile::Queue::Impl {
  private:
   struct Entry {
     BlockFile::Impl* file = nullptr;
+    StripedFile const* set = nullptr;  // whose part the file is
     DiskRequest::Op op = DiskRequest::Op::Read;
     ExtentIo io;
     std::uint64_t record = 0;
@@ -71,23 +73,29 @@ class BlockFile::Queue::Impl {
   };
 
   // All or nothing: what throws here leaves the queue as it was.
-  std::size_t append(DiskRequest::Op op, std::shared_ptr<BlockFile> const& file,
+  std::size_t append(DiskRequest::Op op, std::shared_ptr<BlockStore> const& store,
                      std::span<ExtentIo const> extents) {
-    BlockFile::Impl& impl = *file->impl_;
-    KVBM_EXPECTS(op == DiskRequest::Op::Read || impl.mode_ == OpenMode::ReadWrite, InvalidArgument,
-                 fmt::format("{} was opened read-only", impl.paths_.data.string()));
+    auto const* const set = dynamic_cast<StripedFile const*>(store.get());
+    auto const* const file = set == nullptr ? dynamic_cast<BlockFile const*>(store.get()) : nullptr;
+    KVBM_EXPECTS(set != nullptr || file != nullptr, InvalidArgument,
+                 fmt::format("{} is no block file: use a queue of its own", store->name()));
     std::size_t const first = entries_.size();
     try {
       for (auto const& io : extents) {
-        std::uint64_t const record = impl.record_of(io.group, io.extent);
-        std::uint64_t const bytes = impl.manifest_.groups[io.group].extent_bytes;
-        KVBM_EXPECTS(io.memory != nullptr && io.memory_bytes >= bytes, InvalidArgument,
-                     fmt::format("{}: {} bytes of memory at {}, the extent has {}",
-                                 impl.name_of(io.group, io.extent), io.memory_bytes,
-                                 static_cast<void const*>(io.memory), bytes));
-        entries_.push_back({&impl, op, io, record, bytes, {}, nullptr});
+        if (set == nullptr) {
+          append(op, *file->impl_, nullptr, io);
+        } else {
+          append_part(op, *set, io);
+        }
       }
-      if (std::find(files_.begin(), files_.end(), file) == files_.end()) { files_.push_back(file); }
+      if (std::find(stores_.begin(), stores_.end(), store) == stores_.end()) {
+        stores_.push_back(store);
+      }
+      for (std::size_t i = first; i < entries_.size(); ++i) {
+        if (std::find(files_.begin(), files_.end(), entries_[i].file) == files_.end()) {
+          files_.push_back(entries_[i].file);
+        }
+      }
     } catch (...) {
       entries_.resize(first);
       throw;
@@ -95,22 +103,54 @@ class BlockFile::Queue::Impl {
     return first;
   }
 
+  void append(DiskRequest::Op op, BlockFile::Impl& impl, StripedFile const* set,
+              ExtentIo const& io) {
+    std::uint64_t const record = impl.record_of(io.group, io.extent);
+    std::uint64_t const bytes = impl.manifest_.groups[io.group].extent_bytes;
+    KVBM_EXPECTS(io.memory != nullptr && io.memory_bytes >= bytes, InvalidArgument,
+                 fmt::format("{}: {} bytes of memory at {}, the extent has {}",
+                             impl.name_of(io.group, io.extent), io.memory_bytes,
+                             static_cast<void const*>(io.memory), bytes));
+    entries_.push_back({&impl, set, op, io, record, bytes, {}, nullptr});
+  }
+
+  // Extents of a set alternate between its parts, so that all devices work from the start.
+  void append_part(DiskRequest::Op op, StripedFile const& set, ExtentIo const& io) {
+    // A part may have room for an extent more than the set: its own check would not do.
+    auto const& groups = set.groups();
+    KVBM_EXPECTS(io.group < groups.size() && io.extent < groups[io.group].count, OutOfRange,
+                 fmt::format("{}: no extent {} in group {}", set.name(), io.extent, io.group));
+    auto const place = set.place_of(io.extent);
+    ExtentIo part = io;
+    part.extent = place.extent;
+    append(op, *set.parts()[place.part]->impl_, &set, part);
+  }
+
   void start_writes(std::size_t first) {
     if (first == entries_.size()) { return; }
-    BlockFile::Impl* const file = entries_[first].file;
-    records_.clear();
-    for (std::size_t i = first; i < entries_.size(); ++i) {
-      records_.push_back(entries_[i].record);
+    for (auto* const file : files_) {
+      mark_writing(*file, first);
     }
-    int const error = file->table_.mark_writing(records_);
     for (std::size_t i = first; i < entries_.size(); ++i) {
       Entry& entry = entries_[i];
-      if (error != 0) {
-        entry.error = make_io_error(entry, error, file->paths_.table.string() + ": ");
-        continue;
-      }
+      if (entry.error != nullptr) { continue; }
       entry.checksum = checksum_bytes(entry.io.memory, entry.bytes);
       push(i);
+    }
+  }
+
+  void mark_writing(BlockFile::Impl& file, std::size_t first) {
+    records_.clear();
+    for (std::size_t i = first; i < entries_.size(); ++i) {
+      if (entries_[i].file == &file) { records_.push_back(entries_[i].record); }
+    }
+    if (records_.empty()) { return; }
+    int const error = file.table_.mark_writing(records_);
+    if (error == 0) { return; }
+    for (std::size_t i = first; i < entries_.size(); ++i) {
+      if (entries_[i].file == &file) {
+        entries_[i].error = make_io_error(entries_[i], error, file.paths_.table.string() + ": ");
+      }
     }
   }
 
@@ -221,17 +261,16 @@ class BlockFile::Queue::Impl {
   }
 
   void store_records() {
-    for (auto const& file : files_) {
+    for (auto* const file : files_) {
       written_.clear();
       for (auto const& entry : entries_) {
-        if (entry.file == file->impl_.get() && entry.op == DiskRequest::Op::Write &&
-            entry.error == nullptr) {
+        if (entry.file == file && entry.op == DiskRequest::Op::Write && entry.error == nullptr) {
           written_.push_back({entry.record, entry.checksum});
         }
       }
       if (written_.empty()) { continue; }
-      int const error = file->impl_->table_.mark_valid(written_);
-      if (error != 0) { fail_writes(*file->impl_, error); }
+      int const error = file->table_.mark_valid(written_);
+      if (error != 0) { fail_writes(*file, error); }
     }
   }
 
@@ -244,7 +283,15 @@ class BlockFile::Queue::Impl {
   }
 
   static std::string name_of(Entry const& entry) {
-    return entry.file->name_of(entry.io.group, entry.io.extent);
+    auto name = entry.file->name_of(entry.io.group, entry.io.extent);
+    if (entry.set == nullptr) { return name; }
+    auto const& parts = entry.set->parts();
+    std::uint64_t index = 0;
+    while (parts[index]->impl_.get() != entry.file) {
+      ++index;
+    }
+    return fmt::format("{}: extent {} of group {} ({})", entry.set->name(),
+                       entry.io.extent * parts.size() + index, entry.io.group, name);
   }
 
   static std::exception_ptr make_io_error(Entry const& entry, int error, std::string const& where) {
@@ -260,7 +307,8 @@ class BlockFile::Queue::Impl {
   static constexpr std::size_t kFlushRequests = 32;
 
   std::shared_ptr<DiskIo> io_;
-  std::vector<std::shared_ptr<BlockFile>> files_;  // keep the entries' files alive
+  std::vector<std::shared_ptr<BlockStore>> stores_;  // keep the entries' files alive
+  std::vector<BlockFile::Impl*> files_;              // theirs, each once
   std::vector<Entry> entries_;
   std::vector<DiskRequest> pending_;  // not given to queue_ yet
   std::uint64_t pending_bytes_ = 0;

@@ -15,6 +15,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::string_view kFormat = "kvbm-block-file";
+constexpr std::string_view kStripesFormat = "kvbm-stripe-set";
 constexpr std::string_view kHead = R"({"checksum":")";
 constexpr std::string_view kNeck = R"(","manifest":)";
 constexpr std::string_view kTail = "}\n";
@@ -108,9 +109,23 @@ std::vector<ExtentGroup> read_groups(Json const& body, std::string_view name) {
   return groups;
 }
 
-Manifest read_body(Json const& body, std::string_view name) {
+std::vector<std::string> read_parts(Json const& body, std::string_view name) {
+  auto const it = body.find("parts_hex");
+  if (it == body.end() || !it->is_array() || it->empty() || it->size() > kMaxParts) {
+    throw_corrupt(name, "field parts_hex is missing, not a list, empty or too long");
+  }
+  std::vector<std::string> parts;
+  for (auto const& part : *it) {
+    if (!part.is_string()) { throw_corrupt(name, "a part is not a string"); }
+    parts.push_back(from_hex(part.get<std::string>(), name));
+    if (parts.back().empty()) { throw_corrupt(name, "a part without a path"); }
+  }
+  return parts;
+}
+
+Manifest read_body(Json const& body, std::string_view name, std::string_view format) {
   if (!body.is_object()) { throw_corrupt(name, "not an object"); }
-  if (read_string(body, "format", name) != kFormat) { throw_corrupt(name, "of another format"); }
+  if (read_string(body, "format", name) != format) { throw_corrupt(name, "of another format"); }
   std::uint64_t const version = read_number(body, "version", name);
   if (version > kManifestVersion) {
     throw_error(ErrorCode::VersionMismatch,
@@ -122,6 +137,7 @@ Manifest read_body(Json const& body, std::string_view name) {
   Manifest manifest;
   manifest.id = read_number(body, "id", name);
   manifest.groups = read_groups(body, name);
+  if (format == kStripesFormat) { manifest.parts = read_parts(body, name); }
   manifest.metadata = body.contains("metadata_hex")
                           ? from_hex(read_string(body, "metadata_hex", name), name)
                           : read_string(body, "metadata", name);
@@ -187,11 +203,18 @@ std::string encode_manifest(Manifest const& manifest) {
                       {"extent_stride", group.extent_stride},
                       {"count", group.count}});
   }
-  Json body = {{"format", kFormat},
+  Json body = {{"format", manifest.parts.empty() ? kFormat : kStripesFormat},
                {"version", kManifestVersion},
                {"id", manifest.id},
                {"data_bytes", check_groups(manifest.groups).data_bytes},
                {"groups", std::move(groups)}};
+  // Paths are bytes, not text; the readable ones are for people.
+  KVBM_EXPECTS(manifest.parts.size() <= kMaxParts, InvalidArgument,
+               fmt::format("{} parts, at most {} are possible", manifest.parts.size(), kMaxParts));
+  for (auto const& part : manifest.parts) {
+    body["parts_hex"].push_back(to_hex(part));
+    if (is_utf8(part)) { body["parts"].push_back(part); }
+  }
   if (is_utf8(manifest.metadata)) {
     body["metadata"] = manifest.metadata;
   } else {
@@ -205,18 +228,30 @@ std::string encode_manifest(Manifest const& manifest) {
   return text;
 }
 
-Manifest decode_manifest(std::string_view text, std::string_view name) {
+namespace {
+
+Manifest decode(std::string_view text, std::string_view name, std::string_view format) {
   std::string_view const body = unseal(text, name);
   Json const json = Json::parse(body.begin(), body.end(), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) { throw_corrupt(name, "not JSON"); }
   try {
-    return read_body(json, name);
+    return read_body(json, name, format);
   } catch (Error const& error) {
     if (error.code() != ErrorCode::InvalidArgument && error.code() != ErrorCode::Overflow) {
       throw;
     }
     throw_corrupt(name, error.what());
   }
+}
+
+}  // namespace
+
+Manifest decode_manifest(std::string_view text, std::string_view name) {
+  return decode(text, name, kFormat);
+}
+
+Manifest decode_stripes(std::string_view text, std::string_view name) {
+  return decode(text, name, kStripesFormat);
 }
 
 }  // namespace kvbm::memory

@@ -25,7 +25,12 @@ struct Manifest {
   std::uint64_t id = 0;  ///< random; binds the table's records to this file
   std::vector<ExtentGroup> groups;
   std::string metadata;
+  /// Of a striped set: the paths of its files. Empty: a block file.
+  std::vector<std::string> parts = {};
 };
+
+/// Files of one striped set.
+inline constexpr std::size_t kMaxParts = 256;
 
 /// What follows from the groups of a file.
 struct FileGeometry {
@@ -38,7 +43,7 @@ struct FileGeometry {
 /// @throws Error(InvalidArgument), Error(Overflow) naming group and field
 FileGeometry check_groups(std::vector<ExtentGroup> const& groups);
 
-/// The text of PATH.manifest. @throws Error(InvalidArgument) too large
+/// The text of PATH.manifest, or of PATH.stripes where there are parts. @throws Error(InvalidArgument) too large
 std::string encode_manifest(Manifest const& manifest);
 
 /// Wraps a JSON text with its checksum, as every version of the manifest is:
@@ -49,5 +54,8 @@ std::string seal_manifest(std::string_view body);
 /// @param name  for messages
 /// @throws CorruptError; Error(VersionMismatch) naming both versions
 Manifest decode_manifest(std::string_view text, std::string_view name);
+
+/// Likewise of PATH.stripes.
+Manifest decode_stripes(std::string_view text, std::string_view name);
 
 }  // namespace kvbm::memory

@@ -17,10 +17,14 @@ void require(bool condition) {
   if (!condition) { std::abort(); }
 }
 
-void check(std::string_view text) {
+using kvbm::memory::Manifest;
+using Decode = Manifest (*)(std::string_view text, std::string_view name);
+
+void check(std::string_view text, Decode decode) {
   using namespace kvbm::memory;
   try {
-    Manifest const manifest = decode_manifest(text, "fuzz");
+    Manifest const manifest = decode(text, "fuzz");
+    require(manifest.parts.empty() == (decode == &decode_manifest));
     FileGeometry const geometry = check_groups(manifest.groups);
     require(geometry.num_extents <= kMaxExtents);
     std::uint64_t end = 0;
@@ -30,9 +34,9 @@ void check(std::string_view text) {
       end = group.file_offset + (group.count - 1) * group.extent_stride + group.extent_bytes;
       require(end <= geometry.data_bytes);
     }
-    Manifest const again = decode_manifest(encode_manifest(manifest), "again");
+    Manifest const again = decode(encode_manifest(manifest), "again");
     require(again.id == manifest.id && again.metadata == manifest.metadata);
-    require(again.groups.size() == manifest.groups.size());
+    require(again.groups == manifest.groups && again.parts == manifest.parts);
   } catch (kvbm::Error const& error) {
     require(error.code() == kvbm::ErrorCode::Corrupt ||
             error.code() == kvbm::ErrorCode::VersionMismatch);
@@ -44,7 +48,9 @@ void check(std::string_view text) {
 // Both as it is, and with the right checksum around it, which no mutation would find.
 extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {
   std::string_view const text(reinterpret_cast<char const*>(data), size);
-  check(text);
-  check(kvbm::memory::seal_manifest(text));
+  for (Decode const decode : {&kvbm::memory::decode_manifest, &kvbm::memory::decode_stripes}) {
+    check(text, decode);
+    check(kvbm::memory::seal_manifest(text), decode);
+  }
   return 0;
 }

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <string>
 #include <vector>
 
 #include "kvbm/memory/block_store.hpp"
@@ -32,6 +34,16 @@ inline constexpr std::array<std::uint64_t, 2> kFresh{12, 13};
 
 inline std::vector<ExtentGroup> crash_groups() {
   return {{0, kCrashExtentBytes, kCrashExtentStride, kCrashExtents}};
+}
+
+/// The files of a store of `parts` ones: `first`, then "<first>1", ...
+inline std::vector<std::filesystem::path> crash_paths(std::filesystem::path const& first,
+                                                      std::size_t parts) {
+  std::vector<std::filesystem::path> paths{first};
+  for (std::size_t i = 1; i < parts; ++i) {
+    paths.emplace_back(first.string() + std::to_string(i));
+  }
+  return paths;
 }
 
 }  // namespace kvbm::memory::test

@@ -3,9 +3,10 @@
 // The program that the test kills at each of its system calls.
 //
 // usage: crash_steps_writer offload PATH IoUring|Threads 0|1 FD GENERATION
-//        crash_steps_writer create PATH IoUring|Threads 0|1 FD 0
+//        crash_steps_writer create PATH IoUring|Threads 0|1 FD PARTS
 //
-// FD: a CrashPage. "offload" overwrites the batches of crash_page.hpp in the store at PATH and ends.
+// FD: a CrashPage. "offload" overwrites the batches of crash_page.hpp in the store at PATH and ends;
+// "create" makes one of PARTS files.
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -14,8 +15,8 @@
 #include <string>
 #include <vector>
 
-#include "kvbm/memory/block_file.hpp"
 #include "kvbm/memory/disk_io.hpp"
+#include "kvbm/memory/striped_file.hpp"
 #include "unit/memory/crash_page.hpp"
 #include "unit/memory/extent_pattern.hpp"
 
@@ -25,7 +26,7 @@ using namespace kvbm::memory;
 
 void offload(std::string const& path, std::shared_ptr<DiskIo> const& io, test::CrashPage& page,
              std::uint64_t generation) {
-  std::shared_ptr<BlockStore> const store = BlockFile::open(path, OpenMode::ReadWrite, io);
+  auto const store = open_block_store(path, OpenMode::ReadWrite, io);
   constexpr std::size_t kBatch = test::kCrashBatches[0].size();
   test::AlignedBuffer const buffer(kBatch * test::kCrashExtentStride);
   auto const queue = store->make_queue();
@@ -48,9 +49,15 @@ void offload(std::string const& path, std::shared_ptr<DiskIo> const& io, test::C
   store->sync();
 }
 
-void create(std::string const& path, std::shared_ptr<DiskIo> const& io, test::CrashPage& page) {
+void create(std::string const& path, std::shared_ptr<DiskIo> const& io, test::CrashPage& page,
+            std::size_t parts) {
+  auto const paths = test::crash_paths(path, parts);
   page.counting = 1;
-  static_cast<void>(BlockFile::create({path, test::crash_groups(), "killed", false}, io));
+  if (parts == 1) {
+    static_cast<void>(BlockFile::create({path, test::crash_groups(), "killed", false}, io));
+  } else {
+    static_cast<void>(StripedFile::create({paths, test::crash_groups(), "killed"}, io));
+  }
   page.done = 1;
 }
 
@@ -67,7 +74,7 @@ int run(char** argv) {
   options.num_threads = 3;
   auto const io = make_disk_io(options);
   if (std::string(argv[1]) == "create") {
-    create(argv[2], io, page);
+    create(argv[2], io, page, std::stoull(argv[6]));
   } else {
     offload(argv[2], io, page, std::stoull(argv[6]));
   }
