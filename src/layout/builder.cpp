@@ -2,6 +2,8 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/layout/dims.hpp"
 #include "kvbm/layout/physical_layout.hpp"
+#include "kvbm/object/environment.hpp"
+#include "kvbm/object/object_store.hpp"
 #include "layout/state.hpp"
 
 #include <fmt/format.h>
@@ -19,14 +21,11 @@ struct Allocate {
   DeviceId device_id = -1;
 };
 struct AllocateDisk {
-  std::optional<std::filesystem::path> path;  ///< none: temporary
-};
-struct AllocateObject {
-  std::string bucket;
-  std::string prefix;
+  std::vector<std::filesystem::path> paths;
+  bool is_temporary = false;
 };
 
-using Memory = std::variant<std::monostate, Allocate, AllocateDisk, AllocateObject,
+using Memory = std::variant<std::monostate, Allocate, AllocateDisk, object::ObjectStoreOptions,
                             std::vector<ExternalRegion>, std::vector<ExternalDeviceRegion>,
                             std::vector<memory::Region>>;
 
@@ -76,9 +75,13 @@ struct MakeRegions {
     return detail::allocate_regions(spec, source, step.kind, step.device_id);
   }
   Regions operator()(AllocateDisk const& step) const {
-    KVBM_EXPECTS(!step.path || !step.path->empty(), InvalidArgument,
-                 "allocate_disk: the path is empty; without a path the file is temporary");
-    return detail::create_file(spec, source, step.path.value_or(std::filesystem::path{}));
+    KVBM_EXPECTS(step.is_temporary || !step.paths.empty(), InvalidArgument,
+                 "allocate_disk: a list without paths; without a list the file is temporary");
+    for (auto const& path : step.paths) {
+      KVBM_EXPECTS(!path.empty(), InvalidArgument,
+                   "allocate_disk: the path is empty; without a path the file is temporary");
+    }
+    return detail::create_files(spec, source, step.paths);
   }
   Regions operator()(std::vector<ExternalRegion> const& regions) const {
     return detail::external_regions(spec, source, regions);
@@ -89,11 +92,8 @@ struct MakeRegions {
   Regions operator()(std::vector<memory::Region> const& regions) const {
     return detail::existing_regions(spec, regions);
   }
-  Regions operator()(AllocateObject const& step) const {
-    throw UnsupportedError(
-        fmt::format("allocate_object(bucket '{}', prefix '{}'): this build has "
-                    "no object store, use allocate_disk",
-                    step.bucket, step.prefix));
+  Regions operator()(object::ObjectStoreOptions const& options) const {
+    return detail::open_objects(spec, options);
   }
   Regions operator()(std::monostate) const {
     throw Error(ErrorCode::Internal, "a layout builder without memory reached build()");
@@ -105,7 +105,8 @@ PhysicalLayout build_layout(LayoutDraft const& draft) {
                "PhysicalLayout::builder needs a memory source, got null");
   detail::SpecRequest request{draft.config.value(), draft.kind, draft.dimension, draft.format,
                               draft.tensor};
-  if (std::holds_alternative<AllocateDisk>(draft.memory)) {
+  if (std::holds_alternative<AllocateDisk>(draft.memory) ||
+      std::holds_alternative<object::ObjectStoreOptions>(draft.memory)) {
     request = detail::for_store(std::move(request));
   }
   auto spec = detail::make_spec(request);
@@ -204,7 +205,7 @@ template <bool C, bool K, bool M>
 PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_disk() const
   requires(!M)
 {
-  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{}));
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{{}, true}));
 }
 
 template <bool C, bool K, bool M>
@@ -212,7 +213,23 @@ PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_disk(
     std::filesystem::path const& path) const
   requires(!M)
 {
-  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{path}));
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{{path}, false}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_disk(
+    std::vector<std::filesystem::path> const& paths) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateDisk{paths, false}));
+}
+
+template <bool C, bool K, bool M>
+PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_object(
+    object::ObjectStoreOptions const& options) const
+  requires(!M)
+{
+  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, options));
 }
 
 template <bool C, bool K, bool M>
@@ -220,7 +237,10 @@ PhysicalLayoutBuilder<C, K, true> PhysicalLayoutBuilder<C, K, M>::allocate_objec
     std::string const& bucket, std::string const& prefix) const
   requires(!M)
 {
-  return PhysicalLayoutBuilder<C, K, true>(with_memory(draft_, AllocateObject{bucket, prefix}));
+  object::ObjectStoreOptions options;
+  options.s3 = object::options_from_environment(bucket);
+  options.scheme.prefix = prefix;
+  return allocate_object(options);
 }
 
 template <bool C, bool K, bool M>

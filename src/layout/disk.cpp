@@ -2,8 +2,9 @@
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/layout/descriptor.hpp"
-#include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/striped_file.hpp"
 #include "layout/state.hpp"
+#include "layout/store_geometry.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -28,7 +29,23 @@ std::filesystem::path temporary_path() {
          fmt::format("kvbm-{}-{:08x}{:08x}", ::getpid(), random(), random());
 }
 
-/// The extents of region `index`, the regions lying one behind the other.
+/// Refuses a descriptor that is not of this store.
+void expect_describes(LayoutSpec const& spec, LayoutDescriptor const& descriptor,
+                      BlockStore const& store) {
+  KVBM_EXPECTS(!descriptor.tensor && descriptor.regions == describe(spec, store.kind()).regions,
+               Corrupt, "its regions are not those of a store");
+  auto const& groups = store.groups();
+  KVBM_EXPECTS(groups.size() == descriptor.regions.size(), Corrupt,
+               fmt::format("it has {} regions, the store {} extent groups",
+                           descriptor.regions.size(), groups.size()));
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    KVBM_EXPECTS(groups[i] == group_of(spec, i), Corrupt,
+                 fmt::format("region {} does not fit extent group {} of the store", i, i));
+  }
+}
+
+}  // namespace
+
 ExtentGroup group_of(LayoutSpec const& spec, std::uint64_t index) {
   return {checked_mul(index, spec.geometry.region_bytes), spec.pieces.bytes, spec.pieces.stride,
           spec.pieces.count};
@@ -58,23 +75,6 @@ std::vector<Region> regions_of(LayoutSpec const& spec, std::shared_ptr<BlockStor
   return regions;
 }
 
-/// Refuses a descriptor that is not of this store.
-void expect_describes(LayoutSpec const& spec, LayoutDescriptor const& descriptor,
-                      BlockStore const& store) {
-  KVBM_EXPECTS(!descriptor.tensor && descriptor.regions == describe(spec, store.kind()).regions,
-               Corrupt, "its regions are not those of a store");
-  auto const& groups = store.groups();
-  KVBM_EXPECTS(groups.size() == descriptor.regions.size(), Corrupt,
-               fmt::format("it has {} regions, the store {} extent groups",
-                           descriptor.regions.size(), groups.size()));
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    KVBM_EXPECTS(groups[i] == group_of(spec, i), Corrupt,
-                 fmt::format("region {} does not fit extent group {} of the store", i, i));
-  }
-}
-
-}  // namespace
-
 SpecRequest for_store(SpecRequest request) {
   KVBM_EXPECTS(!request.tensor, InvalidArgument,
                fmt::format("files and objects hold blocks in a format, not engine tensors {}",
@@ -85,15 +85,20 @@ SpecRequest for_store(SpecRequest request) {
   return request;
 }
 
-std::vector<Region> create_file(LayoutSpec const& spec, memory::MemorySource& source,
-                                std::filesystem::path const& path) {
-  memory::BlockFileSpec file;
-  file.path = path.empty() ? temporary_path() : path;
-  file.remove_on_close = path.empty();
-  file.metadata = describe(spec, StorageKind::Disk).to_json();
+std::vector<Region> create_files(LayoutSpec const& spec, memory::MemorySource& source,
+                                 std::vector<std::filesystem::path> const& paths) {
+  std::vector<ExtentGroup> groups;
   for (std::uint64_t i = 0; i < spec.num_regions(); ++i) {
-    file.groups.push_back(group_of(spec, i));
+    groups.push_back(group_of(spec, i));
   }
+  auto metadata = describe(spec, StorageKind::Disk).to_json();
+  if (paths.size() > 1) {
+    return regions_of(spec,
+                      memory::StripedFile::create({paths, std::move(groups), std::move(metadata)},
+                                                  source.disk_io()));
+  }
+  memory::BlockFileSpec file{paths.empty() ? temporary_path() : paths.front(), std::move(groups),
+                             std::move(metadata), paths.empty()};
   return regions_of(spec, BlockFile::create(file, source.disk_io()));
 }
 
@@ -116,24 +121,47 @@ void check_store_region(LayoutSpec const& spec, Region const& region) {
 
 }  // namespace detail
 
-PhysicalLayout PhysicalLayout::open_disk(std::shared_ptr<memory::MemorySource> source,
-                                         std::filesystem::path const& path, memory::OpenMode mode) {
-  KVBM_EXPECTS(source != nullptr, InvalidArgument,
-               "PhysicalLayout::open_disk needs a memory source, got null");
-  auto const file = memory::BlockFile::open(path, mode, source->disk_io());
+namespace {
+
+PhysicalLayout layout_of(std::shared_ptr<memory::BlockStore> const& store,
+                         std::shared_ptr<memory::MemorySource> source) {
   try {
-    auto const descriptor = LayoutDescriptor::from_json(file->metadata());
+    auto const descriptor = LayoutDescriptor::from_json(store->metadata());
     auto spec = detail::make_spec({descriptor.config, descriptor.kind, descriptor.dimension,
                                    descriptor.format, descriptor.tensor});
-    detail::expect_describes(spec, descriptor, *file);
-    auto regions = detail::regions_of(spec, file);
+    detail::expect_describes(spec, descriptor, *store);
+    auto regions = detail::regions_of(spec, store);
     return detail::make_layout(std::move(spec), std::move(regions), std::move(source));
   } catch (Error const& error) {
     auto const code =
         error.code() == ErrorCode::VersionMismatch ? error.code() : ErrorCode::Corrupt;
     throw_error(code, fmt::format("{}: the manifest's layout descriptor is refused: {}",
-                                  path.string(), error.what()));
+                                  store->name(), error.what()));
   }
+}
+
+void expect_source(std::shared_ptr<memory::MemorySource> const& source) {
+  KVBM_EXPECTS(source != nullptr, InvalidArgument,
+               "PhysicalLayout::open_disk needs a memory source, got null");
+}
+
+}  // namespace
+
+PhysicalLayout PhysicalLayout::open_disk(std::shared_ptr<memory::MemorySource> source,
+                                         std::filesystem::path const& path, memory::OpenMode mode) {
+  expect_source(source);
+  auto const store = memory::open_block_store(path, mode, source->disk_io());
+  return layout_of(store, std::move(source));
+}
+
+PhysicalLayout PhysicalLayout::open_disk(std::shared_ptr<memory::MemorySource> source,
+                                         std::vector<std::filesystem::path> const& paths,
+                                         memory::OpenMode mode) {
+  expect_source(source);
+  KVBM_EXPECTS(!paths.empty(), InvalidArgument, "PhysicalLayout::open_disk: no paths");
+  if (paths.size() == 1) { return open_disk(std::move(source), paths.front(), mode); }
+  auto const store = memory::StripedFile::open(paths, mode, source->disk_io());
+  return layout_of(store, std::move(source));
 }
 
 }  // namespace kvbm::layout

@@ -7,6 +7,10 @@
 #include <memory>
 #include <vector>
 
+namespace kvbm::object {
+struct ObjectStoreOptions;
+}  // namespace kvbm::object
+
 namespace kvbm::layout {
 
 /// What all copies of a layout share; never changes.
@@ -41,11 +45,18 @@ std::vector<memory::Region> existing_regions(LayoutSpec const& spec,
 /// tensors that are not blocks in a plain format
 SpecRequest for_store(SpecRequest request);
 
-/// Creates the file of a layout; an empty path makes a temporary one.
-std::vector<memory::Region> create_file(LayoutSpec const& spec, memory::MemorySource& source,
-                                        std::filesystem::path const& path);
+/// Creates the file of a layout, or the several ones; without a path a temporary one.
+std::vector<memory::Region> create_files(LayoutSpec const& spec, memory::MemorySource& source,
+                                         std::vector<std::filesystem::path> const& paths);
 
-/// Whether a file region's extents are those of the layout's region. @throws Error(InvalidArgument)
+/// Opens or makes the objects of a layout. What the options' key scheme leaves empty is filled in.
+/// @throws Error(InvalidArgument) a layout that is not fully contiguous; like
+/// ObjectBlockStore::open
+std::vector<memory::Region> open_objects(LayoutSpec const& spec,
+                                         object::ObjectStoreOptions options);
+
+/// Whether a store region's extents are those of the layout's region. @throws
+/// Error(InvalidArgument)
 void check_store_region(LayoutSpec const& spec, memory::Region const& region);
 
 }  // namespace detail

@@ -33,7 +33,8 @@ using transfer::TransferCompleteNotification;
 using transfer::TransferOptions;
 
 inline constexpr std::array kAllStorage{StorageKind::System, StorageKind::Pinned,
-                                        StorageKind::Device, StorageKind::Disk};
+                                        StorageKind::Device, StorageKind::Disk,
+                                        StorageKind::Object};
 inline constexpr std::array kMemoryStorage{StorageKind::System, StorageKind::Pinned,
                                            StorageKind::Device};
 
@@ -126,9 +127,9 @@ class TransferTest : public ::testing::Test {
     return make_layout(manager_.memory_source(), config, shape, storage);
   }
 
-  /// Writes element values into all blocks; a file gets them through a layout like it in memory.
+  /// Writes element values into all blocks; a store gets them through a layout like it in memory.
   void write(PhysicalLayout const& layout, std::uint64_t seed) {
-    if (layout.storage_kind() != StorageKind::Disk) {
+    if (memory::is_memory(layout.storage_kind())) {
       write_all_blocks(layout, seed);
       return;
     }
@@ -139,7 +140,7 @@ class TransferTest : public ::testing::Test {
 
   /// What the layout holds according to a transfer of all of its blocks into memory.
   Image image_by_transfer(PhysicalLayout const& layout) {
-    if (layout.storage_kind() != StorageKind::Disk) { return snapshot(layout); }
+    if (memory::is_memory(layout.storage_kind())) { return snapshot(layout); }
     auto const memory = like_in_memory(layout);
     move(layout, all(layout), memory, all(memory)).wait();
     return snapshot(memory);
@@ -171,13 +172,14 @@ class TransferTest : public ::testing::Test {
 
   void expect_image(PhysicalLayout const& layout, Image& expected) {
     Image found = image_of(layout);
-    if (layout.storage_kind() != StorageKind::Disk) {
+    if (memory::is_memory(layout.storage_kind())) {
       EXPECT_EQ(found, expected);
       return;
     }
-    // Padding behind an extent of a file is nobody's.
+    // Padding behind an extent of a store is nobody's.
     Image moved = image_by_transfer(layout);
-    EXPECT_EQ(count_element_differences(layout, found, expected, all(layout)), 0U) << "in the file";
+    EXPECT_EQ(count_element_differences(layout, found, expected, all(layout)), 0U)
+        << "in the store";
     EXPECT_EQ(count_element_differences(layout, moved, expected, all(layout)), 0U) << "read back";
   }
 

@@ -17,6 +17,10 @@
 #include <utility>
 #include <vector>
 
+namespace kvbm::object {
+struct ObjectStoreOptions;
+}  // namespace kvbm::object
+
 namespace kvbm::layout {
 
 class KvDimLayout;
@@ -102,11 +106,15 @@ class PhysicalLayout {
   static PhysicalLayoutBuilder<false, false, false> builder(
       std::shared_ptr<memory::MemorySource> source);
 
-  /// Reopens a disk layout that allocate_disk(path) made: config, kind and format come from its
-  /// manifest. @throws like memory::BlockFile::open; CorruptError if the manifest's descriptor is
-  /// bad
+  /// Reopens a disk layout that allocate_disk(path) made, or one of several files by the first of
+  /// them: config, kind and format come from its manifest.
+  /// @throws like memory::open_block_store; CorruptError if the manifest's descriptor is bad
   static PhysicalLayout open_disk(std::shared_ptr<memory::MemorySource> source,
                                   std::filesystem::path const& path,
+                                  memory::OpenMode mode = memory::OpenMode::ReadWrite);
+  /// Likewise one whose several files have moved: all of them, in the order of their creation.
+  static PhysicalLayout open_disk(std::shared_ptr<memory::MemorySource> source,
+                                  std::vector<std::filesystem::path> const& paths,
                                   memory::OpenMode mode = memory::OpenMode::ReadWrite);
 
   [[nodiscard]] LayoutConfig const& config() const noexcept;
@@ -228,7 +236,19 @@ class PhysicalLayoutBuilder {
   [[nodiscard]] PhysicalLayoutBuilder<HasConfig, HasKind, true> allocate_disk(
       std::filesystem::path const& path) const
     requires(!HasMemory);
-  /// Refused by build() with UnsupportedError: object storage comes with its own tier.
+  /// Several files, one a device, that share the blocks in turn (memory::StripedFile); one path is a
+  /// file as above.
+  [[nodiscard]] PhysicalLayoutBuilder<HasConfig, HasKind, true> allocate_disk(
+      std::vector<std::filesystem::path> const& paths) const
+    requires(!HasMemory);
+  /// One object a block in a bucket of S3, which must be there; blocks that it has already keep
+  /// their contents. Fully contiguous layouts only. An empty `scheme.model` becomes the
+  /// fingerprint of the shape, an empty `scheme.format` the layout's format.
+  /// build() throws what object::ObjectBlockStore::open throws.
+  [[nodiscard]] PhysicalLayoutBuilder<HasConfig, HasKind, true> allocate_object(
+      object::ObjectStoreOptions const& options) const
+    requires(!HasMemory);
+  /// The same where the environment says; see object::options_from_environment.
   [[nodiscard]] PhysicalLayoutBuilder<HasConfig, HasKind, true> allocate_object(
       std::string const& bucket, std::string const& prefix) const
     requires(!HasMemory);

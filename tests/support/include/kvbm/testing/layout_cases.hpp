@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -10,8 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "kvbm/core/error.hpp"
 #include "kvbm/layout/physical_layout.hpp"
 #include "kvbm/memory/block_file.hpp"
+#include "kvbm/object/object_store.hpp"
+#include "kvbm/testing/object_server.hpp"
 #include "kvbm/testing/tensor_oracle.hpp"
 
 /// Every way to lay a block out, and what a layout holds as plain bytes: what suites over all
@@ -61,7 +66,26 @@ inline std::vector<LayoutShape> every_shape() {
   return shapes;
 }
 
-/// A layout of `shape` in owned storage: device 0, a temporary file, or host memory.
+/// Whether there are layouts of this shape in this storage: objects hold whole blocks.
+inline bool is_possible(LayoutShape const& shape, memory::StorageKind storage) {
+  return storage != memory::StorageKind::Object ||
+         shape.kind == layout::LayoutKind::FullyContiguous;
+}
+
+/// Objects of their own, in a server that all tests of this process share.
+inline object::ObjectStoreOptions new_objects() {
+  static ObjectServer const server;
+  static std::atomic<std::uint64_t> number{0};
+  object::ObjectStoreOptions options;
+  options.s3.endpoint = server.endpoint();
+  options.s3.bucket = "blocks";
+  options.s3.connections = 4;
+  options.s3.credentials = object::Credentials{"key", "secret", {}, "the test", {}};
+  options.scheme.prefix = "layout-" + std::to_string(number++);
+  return options;
+}
+
+/// A layout of `shape` in owned storage: device 0, a temporary file, objects, or host memory.
 inline layout::PhysicalLayout make_layout(std::shared_ptr<memory::MemorySource> const& source,
                                           layout::LayoutConfig const& config,
                                           LayoutShape const& shape, memory::StorageKind storage) {
@@ -73,6 +97,7 @@ inline layout::PhysicalLayout make_layout(std::shared_ptr<memory::MemorySource> 
     case memory::StorageKind::System: return builder.allocate_system().build();
     case memory::StorageKind::Pinned: return builder.allocate_pinned().build();
     case memory::StorageKind::Device: return builder.allocate_device(0).build();
+    case memory::StorageKind::Object: return builder.allocate_object(new_objects()).build();
     default: return builder.allocate_disk().build();
   }
 }
@@ -88,9 +113,32 @@ inline std::vector<std::byte> read_file(std::filesystem::path const& path, std::
   return content;
 }
 
+/// What a layout of objects holds, read block by block; blocks that are not there are zeros.
+inline Image image_of_objects(layout::PhysicalLayout const& layout) {
+  auto const& region = layout.regions().front();
+  Image image(1, std::vector<std::byte>(region.bytes()));
+  auto const queue = region.store()->make_queue();
+  std::vector<memory::ExtentIo> reads;
+  for (BlockId block = 0; block < layout.config().num_blocks(); ++block) {
+    auto const extent = layout.extent(block, 0);
+    reads.push_back(
+        {region.store_index(), extent.index, image[0].data() + extent.offset, extent.bytes});
+  }
+  queue->start_read(region.store(), reads);
+  for (auto const& error : queue->finish()) {
+    try {
+      if (error != nullptr) { std::rethrow_exception(error); }
+    } catch (Error const& failure) {
+      if (failure.code() != ErrorCode::NotFound) { throw; }
+    }
+  }
+  return image;
+}
+
 /// What a layout holds, files read without kvbm.
 inline Image image_of(layout::PhysicalLayout const& layout) {
-  if (layout.storage_kind() != memory::StorageKind::Disk) { return snapshot(layout); }
+  if (memory::is_memory(layout.storage_kind())) { return snapshot(layout); }
+  if (layout.storage_kind() == memory::StorageKind::Object) { return image_of_objects(layout); }
   Image image;
   for (auto const& region : layout.regions()) {
     image.push_back(read_file(region.store()->name(), region.store_offset(), region.bytes()));
