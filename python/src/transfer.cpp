@@ -29,6 +29,8 @@ void bind_plan(nb::module_& m) {
              "pageable memory to or from a GPU through pinned staging memory")
       .value("DirectFile", Strategy::DirectFile, "file I/O straight from or into memory")
       .value("StagedFile", Strategy::StagedFile, "file I/O through pinned staging memory")
+      .value("DirectStorage", Strategy::DirectStorage,
+             "GPUDirect Storage: file I/O straight from and into a GPU's memory")
       .value("DirectRemote", Strategy::DirectRemote,
              "NIXL straight between this worker's memory and the peer's")
       .value("StagedRemote", Strategy::StagedRemote,

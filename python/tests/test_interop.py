@@ -173,6 +173,7 @@ def test_strategy_is_a_name_or_an_enumerator(manager: kvbm.TransferManager) -> N
         "PinnedStaging",
         "DirectFile",
         "StagedFile",
+        "DirectStorage",
         "DirectRemote",
         "StagedRemote",
         "PackedRemote",

@@ -91,6 +91,11 @@ Builder& Builder::capabilities(transfer::TransferCapabilities const& capabilitie
   return *this;
 }
 
+Builder& Builder::direct_storage(std::shared_ptr<device::DirectStorage> storage) {
+  draft_->options.direct_storage = std::move(storage);
+  return *this;
+}
+
 Builder& Builder::preferences(transfer::TransferPreferences const& preferences) {
   draft_->options.preferences = preferences;
   return *this;

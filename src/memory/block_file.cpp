@@ -68,6 +68,7 @@ std::vector<ExtentGroup> const& BlockFile::groups() const noexcept {
 OpenMode BlockFile::mode() const noexcept { return impl_->mode_; }
 bool BlockFile::is_direct() const noexcept { return static_cast<bool>(impl_->data_.direct); }
 std::string const& BlockFile::direct_reason() const noexcept { return impl_->data_.direct_reason; }
+int BlockFile::direct_fd() const noexcept { return impl_->data_.direct.fd(); }
 std::shared_ptr<DiskIo> const& BlockFile::io() const noexcept { return impl_->io_; }
 std::string BlockFile::name() const { return impl_->paths_.data.string(); }
 bool BlockFile::is_writable() const noexcept { return impl_->mode_ == OpenMode::ReadWrite; }

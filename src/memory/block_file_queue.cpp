@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
+#include <numeric>
 #include <utility>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/core/log.hpp"
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/striped_file.hpp"
 #include "memory/block_file_impl.hpp"
@@ -16,7 +19,8 @@ namespace kvbm::memory {
 // their capacity, so that a queue in steady use allocates only the result of finish().
 class BlockFile::Queue::Impl {
  public:
-  explicit Impl(std::shared_ptr<DiskIo> io) : io_(std::move(io)) {
+  Impl(std::shared_ptr<DiskIo> io, std::shared_ptr<FarMemory> far)
+      : io_(std::move(io)), far_(std::move(far)) {
     KVBM_EXPECTS(io_ != nullptr, InvalidArgument, "a queue without an I/O engine");
     queue_ = io_->make_queue();
   }
@@ -38,13 +42,12 @@ class BlockFile::Queue::Impl {
   std::vector<std::exception_ptr> finish() {
     complete_requests();
     retry_shared();
+    if (far_ != nullptr) { verify_far(); }
     store_records();
     std::vector<std::exception_ptr> results(entries_.size());
     for (std::size_t i = 0; i < entries_.size(); ++i) {
       Entry& entry = entries_[i];
-      if (entry.error != nullptr && entry.op == DiskRequest::Op::Read) {
-        std::memset(entry.io.memory, 0, entry.bytes);
-      }
+      if (entry.error != nullptr && entry.op == DiskRequest::Op::Read) { zero(entry); }
       results[i] = std::move(entry.error);
     }
     entries_.clear();
@@ -128,13 +131,14 @@ class BlockFile::Queue::Impl {
 
   void start_writes(std::size_t first) {
     if (first == entries_.size()) { return; }
+    if (far_ != nullptr) { hash_far(first); }
     for (auto* const file : files_) {
       mark_writing(*file, first);
     }
     for (std::size_t i = first; i < entries_.size(); ++i) {
       Entry& entry = entries_[i];
       if (entry.error != nullptr) { continue; }
-      entry.checksum = checksum_bytes(entry.io.memory, entry.bytes);
+      if (far_ == nullptr) { entry.checksum = checksum_bytes(entry.io.memory, entry.bytes); }
       push(i);
     }
   }
@@ -228,8 +232,8 @@ class BlockFile::Queue::Impl {
       Entry& entry = entries_[i];
       if (error != 0) {
         entry.error = make_io_error(entry, error, "");
-      } else if (entry.op == DiskRequest::Op::Read) {
-        verify(entry);
+      } else if (entry.op == DiskRequest::Op::Read && far_ == nullptr) {
+        verify(entry, checksum_bytes(entry.io.memory, entry.bytes));
       }
     }
   }
@@ -249,8 +253,7 @@ class BlockFile::Queue::Impl {
     complete_requests();
   }
 
-  static void verify(Entry& entry) {
-    Checksum const found = checksum_bytes(entry.io.memory, entry.bytes);
+  static void verify(Entry& entry, Checksum found) {
     if (found == entry.checksum) { return; }
     ExtentGroup const& group = entry.file->manifest_.groups[entry.io.group];
     entry.error = std::make_exception_ptr(CorruptError(
@@ -258,6 +261,64 @@ class BlockFile::Queue::Impl {
                     group.file_offset + entry.io.extent * group.extent_stride,
                     group.file_offset + entry.io.extent * group.extent_stride + entry.bytes,
                     to_string(found), to_string(entry.checksum))));
+  }
+
+  // Memory out of the CPU's reach is hashed by whoever reaches it, as much as possible at a time.
+  std::vector<Checksum> hash(std::vector<std::size_t> const& entries) {
+    std::vector<std::span<std::byte const>> ranges;
+    ranges.reserve(entries.size());
+    for (std::size_t const i : entries) {
+      ranges.emplace_back(entries_[i].io.memory, entries_[i].bytes);
+    }
+    return far_->checksums(ranges);
+  }
+
+  void hash_far(std::size_t first) {
+    std::vector<std::size_t> written(entries_.size() - first);
+    std::iota(written.begin(), written.end(), first);
+    try {
+      auto const checksums = hash(written);
+      for (std::size_t const i : written) {
+        entries_[i].checksum = checksums[i - first];
+      }
+    } catch (...) {
+      entries_.resize(first);  // nothing is started where it throws
+      throw;
+    }
+  }
+
+  void verify_far() {
+    std::vector<std::size_t> read;
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
+      if (entries_[i].op == DiskRequest::Op::Read && entries_[i].error == nullptr) {
+        read.push_back(i);
+      }
+    }
+    if (read.empty()) { return; }
+    try {
+      auto const checksums = hash(read);
+      for (std::size_t i = 0; i < read.size(); ++i) {
+        verify(entries_[read[i]], checksums[i]);
+      }
+    } catch (...) {
+      for (std::size_t const i : read) {
+        entries_[i].error = std::current_exception();
+      }
+    }
+  }
+
+  void zero(Entry const& entry) noexcept {
+    if (far_ == nullptr) {
+      std::memset(entry.io.memory, 0, entry.bytes);
+      return;
+    }
+    try {
+      far_->zero({entry.io.memory, entry.bytes});
+    } catch (std::exception const& error) {
+      log::write(log::Level::Error, fmt::format("{}: memory of an extent that could not be read "
+                                                "was not zeroed: {}",
+                                                name_of(entry), error.what()));
+    }
   }
 
   void store_records() {
@@ -294,12 +355,12 @@ class BlockFile::Queue::Impl {
                        entry.io.extent * parts.size() + index, entry.io.group, name);
   }
 
-  static std::exception_ptr make_io_error(Entry const& entry, int error, std::string const& where) {
+  std::exception_ptr make_io_error(Entry const& entry, int error, std::string const& where) {
     bool const reading = entry.op == DiskRequest::Op::Read;
     return std::make_exception_ptr(
         Error(ErrorCode::Io,
               fmt::format("{}: {}{} of {} bytes: {}", name_of(entry), where,
-                          reading ? "read" : "write", entry.bytes, describe_errno(error)),
+                          reading ? "read" : "write", entry.bytes, io_->describe(error)),
               error));
   }
 
@@ -307,6 +368,7 @@ class BlockFile::Queue::Impl {
   static constexpr std::size_t kFlushRequests = 32;
 
   std::shared_ptr<DiskIo> io_;
+  std::shared_ptr<FarMemory> far_;                 // null: the CPU reaches the memory
   std::vector<std::shared_ptr<BlockStore>> stores_;  // keep the entries' files alive
   std::vector<BlockFile::Impl*> files_;              // theirs, each once
   std::vector<Entry> entries_;
@@ -323,7 +385,10 @@ class BlockFile::Queue::Impl {
 };
 
 BlockFile::Queue::Queue(std::shared_ptr<DiskIo> io)
-    : impl_(std::make_unique<Impl>(std::move(io))) {}
+    : impl_(std::make_unique<Impl>(std::move(io), nullptr)) {}
+
+BlockFile::Queue::Queue(std::shared_ptr<DiskIo> io, std::shared_ptr<FarMemory> memory)
+    : impl_(std::make_unique<Impl>(std::move(io), std::move(memory))) {}
 
 BlockFile::Queue::~Queue() = default;
 

@@ -32,6 +32,10 @@ EngineChoice choose_engine(DiskEngine asked, std::function<UringProbe()> const& 
 /// @pre probe_uring() said usable
 std::shared_ptr<DiskIo> make_uring_disk_io(DiskIoOptions const& options, std::string reason);
 
+/// pread and pwrite.
 std::shared_ptr<DiskIo> make_threads_disk_io(DiskIoOptions const& options, std::string reason);
+
+std::shared_ptr<DiskIo> make_threads_disk_io(DiskIoOptions const& options, DiskCalls calls,
+                                             std::string reason);
 
 }  // namespace kvbm::memory

@@ -41,11 +41,28 @@ EngineChoice choose_engine(DiskEngine asked, std::function<UringProbe()> const& 
   return {found.usable ? DiskEngine::IoUring : DiskEngine::Threads, found.reason};
 }
 
-std::shared_ptr<DiskIo> make_disk_io(DiskIoOptions const& options) {
+std::string DiskIo::describe(int error) const { return describe_errno(error); }
+
+namespace {
+
+void check_options(DiskIoOptions const& options) {
   KVBM_EXPECTS(options.queue_depth >= 1 && options.queue_depth <= 4096, InvalidArgument,
                fmt::format("queue_depth {} is not in 1..4096", options.queue_depth));
   KVBM_EXPECTS(options.num_threads >= 1 && options.num_threads <= 256, InvalidArgument,
                fmt::format("num_threads {} is not in 1..256", options.num_threads));
+}
+
+}  // namespace
+
+std::shared_ptr<DiskIo> make_disk_io(DiskIoOptions const& options, DiskCalls calls,
+                                     std::string reason) {
+  check_options(options);
+  KVBM_EXPECTS(calls.move && calls.describe, InvalidArgument, "a DiskIo needs both of its calls");
+  return make_threads_disk_io(options, std::move(calls), std::move(reason));
+}
+
+std::shared_ptr<DiskIo> make_disk_io(DiskIoOptions const& options) {
+  check_options(options);
   EngineChoice choice = choose_engine(options.engine, probe_uring);
   log::write(log::Level::Debug,
              fmt::format("disk engine {}: {}", to_string(choice.engine), choice.reason));

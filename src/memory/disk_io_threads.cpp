@@ -5,17 +5,20 @@
 #include <cerrno>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
 
+#include "kvbm/core/error.hpp"
 #include "memory/disk_engines.hpp"
 
 namespace kvbm::memory {
 namespace {
 
 // Moves all of it or says why not: 0 or an errno.
-int move_all(DiskRequest request) {
+int move_all(DiskRequest const& whole) {
+  DiskRequest request = whole;
   bool continued = false;
   while (request.bytes > 0) {
     auto const offset = static_cast<off_t>(request.offset);
@@ -73,7 +76,8 @@ struct Task {
 // The workers all queues of one DiskIo share. Lock `mutex_` is a leaf.
 class WorkerPool {
  public:
-  explicit WorkerPool(unsigned num_threads) {
+  WorkerPool(unsigned num_threads, std::function<int(DiskRequest const&)> move)
+      : move_(std::move(move)) {
     threads_.reserve(num_threads);
     for (unsigned i = 0; i < num_threads; ++i) {
       threads_.emplace_back([this](std::stop_token const& stop) { run(stop); });
@@ -102,10 +106,11 @@ class WorkerPool {
         task = tasks_.front();
         tasks_.pop_front();
       }
-      task.queue->end_chunk(task.request, move_all(task.chunk));
+      task.queue->end_chunk(task.request, move_(task.chunk));
     }
   }
 
+  std::function<int(DiskRequest const&)> const move_;
   std::mutex mutex_;
   std::condition_variable_any wake_;
   std::deque<Task> tasks_;
@@ -187,10 +192,11 @@ class ThreadsQueue final : public DiskQueue {
 
 class ThreadsDiskIo final : public DiskIo {
  public:
-  ThreadsDiskIo(DiskIoOptions const& options, std::string reason)
+  ThreadsDiskIo(DiskIoOptions const& options, DiskCalls calls, std::string reason)
       : options_(options),
         reason_(std::move(reason)),
-        pool_(std::make_shared<WorkerPool>(options.num_threads)) {}
+        describe_(std::move(calls.describe)),
+        pool_(std::make_shared<WorkerPool>(options.num_threads, std::move(calls.move))) {}
 
   [[nodiscard]] std::unique_ptr<DiskQueue> make_queue() override {
     return std::make_unique<ThreadsQueue>(pool_);
@@ -198,17 +204,24 @@ class ThreadsDiskIo final : public DiskIo {
   [[nodiscard]] DiskEngine engine() const noexcept override { return DiskEngine::Threads; }
   [[nodiscard]] std::string reason() const override { return reason_; }
   [[nodiscard]] DiskIoOptions const& options() const noexcept override { return options_; }
+  [[nodiscard]] std::string describe(int error) const override { return describe_(error); }
 
  private:
   DiskIoOptions options_;
   std::string reason_;
+  std::function<std::string(int)> describe_;
   std::shared_ptr<WorkerPool> pool_;
 };
 
 }  // namespace
 
 std::shared_ptr<DiskIo> make_threads_disk_io(DiskIoOptions const& options, std::string reason) {
-  return std::make_shared<ThreadsDiskIo>(options, std::move(reason));
+  return make_threads_disk_io(options, {move_all, describe_errno}, std::move(reason));
+}
+
+std::shared_ptr<DiskIo> make_threads_disk_io(DiskIoOptions const& options, DiskCalls calls,
+                                             std::string reason) {
+  return std::make_shared<ThreadsDiskIo>(options, std::move(calls), std::move(reason));
 }
 
 }  // namespace kvbm::memory

@@ -77,8 +77,10 @@ bool may_use_gpu(ChoiceInput const& input, Strategy strategy) {
   return input.device && (!input.device->emulated || input.wanted == strategy);
 }
 
+constexpr char const* kEmulated = "the device is emulated: only when asked for";
+
 char const* why_no_gpu(ChoiceInput const& input) {
-  return input.device ? "the device is emulated: only when asked for" : "no device takes part";
+  return input.device ? kEmulated : "no device takes part";
 }
 
 Estimate host_copy(ChoiceInput const& input) {
@@ -196,15 +198,16 @@ Estimate pinned_staging(ChoiceInput const& input) {
 
 constexpr char const* kNoStore = "no side is a file or object store";
 
+constexpr char const* kUnequalExtents =
+    "the sides differ in format, kind, alignment or part of the block";
+
 Estimate direct_file(ChoiceInput const& input) {
   constexpr auto kStrategy = Strategy::DirectFile;
   if (!involves_store(input)) { return refuse(kStrategy, kNoStore); }
   if (!memory::is_host(input.src_kind) && !memory::is_host(input.dst_kind)) {
     return refuse(kStrategy, "the other side must be host memory");
   }
-  if (!input.extents_match) {
-    return refuse(kStrategy, "the sides differ in format, kind, alignment or part of the block");
-  }
+  if (!input.extents_match) { return refuse(kStrategy, kUnequalExtents); }
   return {kStrategy, store_seconds(input), "I/O straight from and into the other side's memory"};
 }
 
@@ -216,6 +219,31 @@ Estimate staged_file(ChoiceInput const& input) {
   return {kStrategy, std::max(copy, store_seconds(input)) + store_latency(input),
           input.bounce_given ? "two hops in a pipeline through the caller's bounce buffer"
                              : "two hops in a pipeline through pinned staging memory"};
+}
+
+constexpr char const* kNeedsGds = "GPUDirect Storage is used only where allow_gds is set";
+
+Estimate direct_storage(ChoiceInput const& input) {
+  constexpr auto kStrategy = Strategy::DirectStorage;
+  if (!involves(input, StorageKind::Disk) || !involves(input, StorageKind::Device)) {
+    return refuse(kStrategy, "the sides are not a file and device memory");
+  }
+  if (!input.storage) { return refuse(kStrategy, kNeedsGds); }
+  if (input.storage->mode == device::DirectStorageMode::Refused) {
+    return refuse(kStrategy, input.storage->reason);
+  }
+  if (input.storage->emulated && input.wanted != kStrategy) { return refuse(kStrategy, kEmulated); }
+  if (!input.storage->is_plain_file) {
+    return refuse(kStrategy, "the file is not one that is open with O_DIRECT");
+  }
+  if (!input.extents_match) { return refuse(kStrategy, kUnequalExtents); }
+  double const seconds = store_seconds(input);
+  if (input.storage->mode == device::DirectStorageMode::Direct) {
+    return {kStrategy, seconds, "GPUDirect Storage straight between the file and GPU memory"};
+  }
+  // One hop behind the other within each piece, on the same threads.
+  return {kStrategy, 2 * seconds + total_bytes(input) / copy_rate(input),
+          "cuFile in compatibility mode: through its own memory on the host"};
 }
 
 double wire_seconds(ChoiceInput const& input, std::uint64_t num_runs) {
@@ -307,10 +335,10 @@ void refuse_what_is_missing(ChoiceInput const& input) {
 }
 
 Estimates estimate_all(ChoiceInput const& input) {
-  Estimates estimates = {host_copy(input),     stream_copy(input),  dma_copy(input),
-                         sm_copy(input),       staged_dma(input),   pinned_staging(input),
-                         direct_file(input),   staged_file(input),  direct_remote(input),
-                         staged_remote(input), packed_remote(input)};
+  Estimates estimates = {host_copy(input),     stream_copy(input),   dma_copy(input),
+                         sm_copy(input),       staged_dma(input),    pinned_staging(input),
+                         direct_file(input),   staged_file(input),   direct_storage(input),
+                         direct_remote(input), staged_remote(input), packed_remote(input)};
   if (input.remote) {
     for (Estimate& estimate : estimates) {
       if (estimate.strategy < Strategy::DirectRemote) {
@@ -349,7 +377,11 @@ std::vector<std::string> notes_for(ChoiceInput const& input, Strategy chosen) {
   std::vector<std::string> notes;
   if (input.capabilities.allow_gds && involves(input, StorageKind::Disk) &&
       involves(input, StorageKind::Device)) {
-    notes.emplace_back("GPUDirect Storage is allowed but not part of this version: staged instead");
+    Estimate const estimate = direct_storage(input);
+    if (chosen != Strategy::DirectStorage) {
+      notes.push_back(fmt::format("GPUDirect Storage is allowed but not used: {}",
+                                  estimate.refused() ? estimate.reason : "another way is quicker"));
+    }
   }
   if (input.capabilities.allow_gpu_rdma && !input.remote) {
     notes.emplace_back("GPU RDMA is allowed but both sides are local: not used");

@@ -102,6 +102,17 @@ TransferContext::Impl::PerDevice& TransferContext::Impl::per_device(DeviceId id)
   return found->second;
 }
 
+device::DirectStorage& TransferContext::Impl::direct_storage() {
+  return options_.direct_storage != nullptr ? *options_.direct_storage : *device::direct_storage();
+}
+
+DeviceStorage& TransferContext::Impl::device_storage(DeviceId id) {
+  auto const& storage =
+      options_.direct_storage != nullptr ? options_.direct_storage : device::direct_storage();
+  std::lock_guard const lock(storage_mutex_);
+  return storage_.try_emplace(id, *this, storage, device(id)).first->second;
+}
+
 device::MemoryPool& TransferContext::Impl::memory_pool(DeviceId id) {
   return *per_device(id).memory_pool;
 }

@@ -11,6 +11,7 @@
 
 #include "kvbm/transfer/context.hpp"
 #include "transfer/block_leases.hpp"
+#include "transfer/device_storage.hpp"
 #include "transfer/pipeline_workers.hpp"
 #include "transfer/quarantine.hpp"
 #include "transfer/transfer_counters.hpp"
@@ -78,6 +79,10 @@ class TransferContext::Impl {
   [[nodiscard]] PerDevice& per_device(DeviceId id);
   std::map<DeviceId, PerDevice> per_device_;
   BlockLeases block_leases_;
+  /// GPUDirect Storage; the first call may take a while. Never null.
+  [[nodiscard]] device::DirectStorage& direct_storage();
+  /// The same for one device's memory. @pre direct_storage() is not Refused
+  [[nodiscard]] DeviceStorage& device_storage(DeviceId id);
   std::shared_ptr<Quarantine> quarantine_ = std::make_shared<Quarantine>();
 
   /// Has a lane's own threads run it.
@@ -87,6 +92,8 @@ class TransferContext::Impl {
 
  private:
   std::mutex lanes_mutex_;
+  std::mutex storage_mutex_;
+  std::map<DeviceId, DeviceStorage> storage_;
   std::map<Lane, std::unique_ptr<PipelineWorkers>> lanes_;
 };
 

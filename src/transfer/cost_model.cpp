@@ -23,6 +23,7 @@ constexpr std::array<std::pair<Strategy, std::string_view>, kNumStrategies> kNam
     {Strategy::PinnedStaging, "PinnedStaging"},
     {Strategy::DirectFile, "DirectFile"},
     {Strategy::StagedFile, "StagedFile"},
+    {Strategy::DirectStorage, "DirectStorage"},
     {Strategy::DirectRemote, "DirectRemote"},
     {Strategy::StagedRemote, "StagedRemote"},
     {Strategy::PackedRemote, "PackedRemote"},

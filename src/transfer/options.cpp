@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/device/direct_storage.hpp"
 
 namespace kvbm::transfer {
 
@@ -114,7 +115,9 @@ TransferOptions Builder::build() const {
 }
 
 TransferCapabilities TransferCapabilities::with_gds_if_supported() const {
-  return *this;  // no cuFile in this build: the capability stays as it is
+  TransferCapabilities found = *this;
+  found.allow_gds = device::direct_storage()->info().mode == device::DirectStorageMode::Direct;
+  return found;
 }
 
 TransferCapabilities TransferCapabilities::with_gpu_rdma_if_supported() const {

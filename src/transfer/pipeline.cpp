@@ -9,6 +9,7 @@
 
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
+#include "kvbm/memory/block_file.hpp"
 #include "transfer/file_geometry.hpp"
 
 namespace kvbm::transfer {
@@ -95,7 +96,30 @@ void Pipeline::plan_path(Strategy strategy) {
   }
   stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false, {}});
   if (stations_.size() == 2 && !reads() && !writes()) { hop_strategy_ = strategy; }
+  if (strategy == Strategy::DirectStorage) { open_direct_storage(); }
   plan_extents();
+}
+
+void Pipeline::open_direct_storage() {
+  Station const& stored = reads() ? stations_.front() : stations_.back();
+  Station const& memory = reads() ? stations_.back() : stations_.front();
+  // Chosen only for a store that is a file.
+  auto const file = std::dynamic_pointer_cast<memory::BlockFile>(stored.store());
+  auto& storage = job_.context().device_storage(memory.layout.device_id());
+  storage_file_ = storage.open(*file);
+  for (auto& queue : storage_queues_) {
+    queue = storage.make_queue();
+  }
+}
+
+memory::ExtentQueue& Pipeline::read_queue(std::size_t half, Station const& stored) {
+  return storage_file_ != nullptr ? *storage_queues_[half]
+                                  : resources_.read_queue(half, *stored.store());
+}
+
+memory::ExtentQueue& Pipeline::write_queue(std::size_t half, Station const& stored) {
+  return storage_file_ != nullptr ? *storage_queues_[half]
+                                  : resources_.write_queue(half, *stored.store());
 }
 
 void Pipeline::plan_extents() {
@@ -242,7 +266,7 @@ void Pipeline::append_extents(Station const& stored, Station const& memory, Batc
     auto const held = memory.layout.extent(memory_block, number);
     io_.push_back(
         {stored.layout.regions()[extent.region].store_index(), extent.index,
-         memory.layout.regions()[held.region].host_data() + held.offset,
+         reinterpret_cast<std::byte*>(memory.layout.regions()[held.region].address()) + held.offset,
          memory.is_padded ? checked_align_up(held.bytes, memory::kFileAlignment) : held.bytes});
   }
 }
@@ -261,7 +285,7 @@ void Pipeline::start_read(Station const& stored, Station const& memory, Batch co
     reading.push_back(position);
     append_extents(stored, memory, batch, position);
   }
-  resources_.read_queue(batch.half, *stored.store()).start_read(stored.store(), io_);
+  read_queue(batch.half, stored).start_read(stored.store(), io_);
 }
 
 void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
@@ -270,7 +294,7 @@ void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
     return;
   }
   Station const& stored = missing_is_empty ? stations_.back() : stations_.front();
-  auto const errors = resources_.read_queue(batch.half, *stored.store()).finish();
+  auto const errors = read_queue(batch.half, stored).finish();
   std::size_t const per_block = stored.extents.size();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] == nullptr) { continue; }
@@ -331,7 +355,7 @@ void Pipeline::start_write(Batch const& batch) {
     append_extents(stored, memory, batch, position);
   }
   write_end_[batch.half] = batch.first + batch.count;
-  resources_.write_queue(batch.half, *stored.store()).start_write(stored.store(), io_);
+  write_queue(batch.half, stored).start_write(stored.store(), io_);
 }
 
 void Pipeline::finish_write(std::size_t half) {
@@ -342,7 +366,7 @@ void Pipeline::finish_write(std::size_t half) {
     num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
     return;
   }
-  auto const errors = resources_.write_queue(half, *stations_.back().store()).finish();
+  auto const errors = write_queue(half, stations_.back()).finish();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] != nullptr) {
       fail(writing_[half][i / stations_.back().extents.size()], errors[i]);
@@ -395,7 +419,7 @@ void Pipeline::run() {
 
 void Pipeline::abandon_read(std::size_t half) {
   if (!stations_.front().is_remote) {
-    static_cast<void>(resources_.read_queue(half, *stations_.front().store()).finish());
+    static_cast<void>(read_queue(half, stations_.front()).finish());
     return;
   }
   try {

@@ -107,6 +107,11 @@ class Pipeline {
   [[nodiscard]] bool reads() const { return stations_.front().is_far(); }
   [[nodiscard]] bool writes() const { return stations_.back().is_far(); }
 
+  /// Of the half's reads from, writes to the store at the path's end.
+  [[nodiscard]] memory::ExtentQueue& read_queue(std::size_t half, Station const& stored);
+  [[nodiscard]] memory::ExtentQueue& write_queue(std::size_t half, Station const& stored);
+  void open_direct_storage();
+
   TransferJob& job_;
   PipelineResources& resources_;
   IndexRange layers_;
@@ -117,7 +122,10 @@ class Pipeline {
   std::shared_ptr<Landing const> landing_;  ///< at the peer, of an image station
   std::vector<std::shared_ptr<void const>> exposed_;  ///< a bounce buffer's regions, to the wire
   std::shared_ptr<WireHold> hold_;                    ///< of our end of the wire
-  std::exception_ptr move_error_;                     ///< of a move on the pipeline's own thread
+  /// GPUDirect Storage's, where it moves the extents; the queues go before the file is forgotten.
+  std::shared_ptr<void const> storage_file_;
+  std::array<std::unique_ptr<memory::ExtentQueue>, 2> storage_queues_;
+  std::exception_ptr move_error_;  ///< of a move on the pipeline's own thread
   std::size_t num_halves_ = 2;
   std::size_t batch_blocks_ = 1;
   bool partial_write_ = false;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/memory/block_file.hpp"
 #include "kvbm/transfer/validate.hpp"
 #include "transfer/executors.hpp"
 #include "transfer/file_geometry.hpp"
@@ -58,7 +59,27 @@ void check_devices(TransferContext::Impl const& context, ValidatedPair const& pa
   check(pair.dst, dst);
 }
 
-ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State const& state) {
+/// GPUDirect Storage between the sides; empty where it is not allowed or has no part.
+std::optional<StorageChoice> make_storage_choice(TransferContext& context,
+                                                 PreparedTransfer::State const& state) {
+  auto const& pair = state.pair;
+  bool const reads = pair.src.storage_kind() == StorageKind::Disk;
+  auto const& file_side = reads ? pair.src : pair.dst;
+  auto const& memory_side = reads ? pair.dst : pair.src;
+  if (!context.options().capabilities.allow_gds || state.remote ||
+      file_side.storage_kind() != StorageKind::Disk ||
+      memory_side.storage_kind() != StorageKind::Device) {
+    return std::nullopt;
+  }
+  auto const& info = context.impl().direct_storage().info();
+  auto const* const file =
+      dynamic_cast<memory::BlockFile const*>(file_side.regions().front().store().get());
+  auto const backend = context.impl().device(memory_side.device_id())->backend();
+  return StorageChoice{info.mode, info.reason.c_str(), file != nullptr && file->is_direct(),
+                       backend == device::Backend::Host};
+}
+
+ChoiceInput make_choice(TransferContext& context, PreparedTransfer::State const& state) {
   ChoiceInput input;
   input.src_kind = state.pair.src.storage_kind();
   input.dst_kind = state.pair.dst.storage_kind();
@@ -72,6 +93,7 @@ ChoiceInput make_choice(TransferContext const& context, PreparedTransfer::State 
   input.preferences = context.options().preferences;
   input.spare = state.options.spare;
   input.costs = &context.options().costs;
+  input.storage = make_storage_choice(context, state);
   return input;
 }
 
@@ -164,6 +186,7 @@ TransferCompleteNotification execute(TransferContext::Impl& context, SharedState
     case Strategy::PinnedStaging:
     case Strategy::DirectFile:
     case Strategy::StagedFile:
+    case Strategy::DirectStorage:
     case Strategy::DirectRemote:
     case Strategy::StagedRemote:
     case Strategy::PackedRemote: break;
@@ -317,6 +340,7 @@ TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_block
   explanation.choice = state_->choice_for(src_blocks, dst_blocks);
   explanation.decision = choose(explanation.choice);
   explanation.choice.costs = nullptr;  // they belong to the context
+  if (explanation.choice.storage) { explanation.choice.storage->reason = ""; }  // likewise
   explanation.hops = describe_hops(*state_, explanation.decision.strategy);
   return explanation;
 }

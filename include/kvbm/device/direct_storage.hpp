@@ -78,6 +78,10 @@ class DirectStorage {
 
   [[nodiscard]] virtual DirectStorageInfo const& info() const noexcept = 0;
 
+  /// The native code of an error of reads and writes in words: cuFile's numbers from 5000, errno
+  /// below.
+  [[nodiscard]] static std::string describe(int native_code);
+
   /// Makes an open file known to cuFile, which wants O_DIRECT. Descriptors that are known already
   /// are shared. @param name  for messages
   /// @throws UnsupportedError info().mode is Refused, or cuFile does not serve such a file;

@@ -225,6 +225,8 @@ class TransferManager::Builder {
   Builder& file_workers(unsigned count);                                 ///< default 2
   Builder& staging_bytes(std::uint64_t bytes_per_worker);                ///< default 32 MiB
   Builder& cost_model(transfer::CostModel const& costs);
+  /// default device::direct_storage(), asked where capabilities allow it
+  Builder& direct_storage(std::shared_ptr<device::DirectStorage> storage);
   Builder& plan_cache_capacity(std::size_t count);            ///< default 64
   Builder& disk_io(std::shared_ptr<memory::DiskIo> disk_io);  ///< default memory::make_disk_io()
 

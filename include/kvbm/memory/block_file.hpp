@@ -32,6 +32,23 @@ struct BlockFileSpec {
   bool remove_on_close = false;     ///< temporary: data, table and manifest vanish with the object
 };
 
+/// What a queue has to do with memory that the CPU does not reach.
+///
+/// Threads  methods may be called concurrently.
+class FarMemory {
+ public:
+  FarMemory() = default;
+  virtual ~FarMemory() = default;
+  FarMemory(FarMemory const&) = delete;
+  FarMemory& operator=(FarMemory const&) = delete;
+
+  /// The checksum of each range. @throws Error(Device), Error(OutOfMemory)
+  [[nodiscard]] virtual std::vector<Checksum> checksums(
+      std::span<std::span<std::byte const> const> ranges) = 0;
+  /// Overwrites a range with zeros. @throws as checksums
+  virtual void zero(std::span<std::byte> range) = 0;
+};
+
 /// A preallocated data file with a checksum per extent and a manifest, so that a later process can
 /// reopen it and can trust every byte it gets.
 ///
@@ -72,6 +89,9 @@ class BlockFile final : public BlockStore {
   [[nodiscard]] bool is_direct() const noexcept;
   /// Why is_direct() is what it is ("O_DIRECT", "not asked for", "open: Invalid argument ...").
   [[nodiscard]] std::string const& direct_reason() const noexcept;
+  /// The descriptor of the data file that O_DIRECT is set on, for engines that have to know it;
+  /// -1 where is_direct() is false. It stays this file's own, and open as long as this lives.
+  [[nodiscard]] int direct_fd() const noexcept;
   /// The I/O engine this file uses.
   [[nodiscard]] std::shared_ptr<DiskIo> const& io() const noexcept;
 
@@ -97,6 +117,8 @@ class BlockFile final : public BlockStore {
   class Queue final : public ExtentQueue {
    public:
     explicit Queue(std::shared_ptr<DiskIo> io);
+    /// For memory that only `io` and `memory` reach.
+    Queue(std::shared_ptr<DiskIo> io, std::shared_ptr<FarMemory> memory);
     ~Queue() override;
 
     /// Marks the extents as not written before their bytes change; finish() gives them their

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -84,6 +85,8 @@ class DiskIo {
   /// Why this engine runs ("io_uring_queue_init: Operation not permitted (errno 1)", "asked for").
   [[nodiscard]] virtual std::string reason() const = 0;
   [[nodiscard]] virtual DiskIoOptions const& options() const noexcept = 0;
+  /// What an error of its queues means: errno in words, unless the engine has numbers of its own.
+  [[nodiscard]] virtual std::string describe(int error) const;
 };
 
 /// "Auto", "IoUring" or "Threads".
@@ -93,5 +96,17 @@ std::string_view to_string(DiskEngine engine) noexcept;
 /// @throws UnsupportedError if IoUring was asked for and the kernel refuses it;
 ///         Error(InvalidArgument) queue_depth not in 1..4096, num_threads not in 1..256
 std::shared_ptr<DiskIo> make_disk_io(DiskIoOptions const& options = {});
+
+/// What a DiskIo of threads does where pread and pwrite do not reach.
+struct DiskCalls {
+  /// Moves all of one request, of at most kDiskChunkBytes, into or out of memory of any kind.
+  /// Called from several threads. @return 0, an errno, or a number that `describe` knows
+  std::function<int(DiskRequest const&)> move;
+  std::function<std::string(int)> describe;  ///< see DiskIo::describe
+};
+
+/// options.num_threads threads that make `calls`. @throws Error(InvalidArgument) as above
+std::shared_ptr<DiskIo> make_disk_io(DiskIoOptions const& options, DiskCalls calls,
+                                     std::string reason);
 
 }  // namespace kvbm::memory

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvbm/device/device.hpp"
+#include "kvbm/device/direct_storage.hpp"
 #include "kvbm/kernels/copy_engine.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/transfer/event_system.hpp"
@@ -32,6 +33,8 @@ struct ContextOptions {
   unsigned num_file_workers = 2;  ///< threads for files, and as many for object stores
   std::uint64_t staging_bytes_per_worker = std::uint64_t{32}
                                            << 20U;  ///< grows to two blocks if those are larger
+  /// GPUDirect Storage, asked only where capabilities.allow_gds is set; null: this process's own.
+  std::shared_ptr<device::DirectStorage> direct_storage = {};
   /// Of transfers from and to other workers that name no timeout of their own.
   std::chrono::nanoseconds remote_timeout = std::chrono::seconds(30);
 };

@@ -112,7 +112,9 @@ class TransferOptions::Builder {
 
 /// What this process may use. Both off by default; the `_if_supported` functions probe once.
 struct TransferCapabilities {
-  bool allow_gds = false;       ///< GPUDirect Storage: files <-> device without a bounce
+  /// GPUDirect Storage: files <-> device without a bounce. Where cuFile works in compatibility mode
+  /// only, which has a bounce, Strategy::DirectStorage still has to be asked for by name.
+  bool allow_gds = false;
   bool allow_gpu_rdma = false;  ///< remote <-> device without a bounce
 
   /// A copy with the capability on if this machine has it; reason() of explain says why not.

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kvbm/device/direct_storage.hpp"
 #include "kvbm/memory/storage_kind.hpp"
 #include "kvbm/transfer/copy_plan.hpp"
 #include "kvbm/transfer/options.hpp"
@@ -24,11 +25,12 @@ enum class Strategy {
   PinnedStaging,  ///< pageable memory to or from a GPU through pinned staging memory, two hops
   DirectFile,     ///< file I/O straight from or into the other side's memory
   StagedFile,     ///< file I/O through pinned staging memory, two hops in a pipeline
+  DirectStorage,  ///< GPUDirect Storage: file I/O straight from and into a GPU's memory
   DirectRemote,   ///< NIXL straight between our memory and the peer's, one descriptor a run
   StagedRemote,   ///< NIXL between the peer's memory and staging memory of ours in its order
   PackedRemote,   ///< NIXL between dense images in staging memory of both sides: the peer helps
 };
-inline constexpr std::size_t kNumStrategies = 11;
+inline constexpr std::size_t kNumStrategies = 12;
 
 /// "HostCopy", ...
 std::string_view to_string(Strategy strategy) noexcept;
@@ -117,6 +119,14 @@ struct RemoteChoice {
   bool both_remote = false;
 };
 
+/// What choose() has to know where GPUDirect Storage is allowed, between a file and a device.
+struct StorageChoice {
+  device::DirectStorageMode mode = device::DirectStorageMode::Refused;
+  char const* reason = "";     ///< for the mode
+  bool is_plain_file = false;  ///< one file, opened with O_DIRECT
+  bool emulated = false;       ///< no GPU: only when asked for by name
+};
+
 /// Everything choose() looks at; no pointers, no state.
 struct ChoiceInput {
   memory::StorageKind src_kind = memory::StorageKind::System;
@@ -133,7 +143,8 @@ struct ChoiceInput {
   bool must_wait = false;  ///< wait_for names events that are not complete
   std::optional<DeviceChoice> device;
   std::optional<RemoteChoice> remote;
-  std::optional<Strategy> wanted;  ///< only this one
+  std::optional<StorageChoice> storage;  ///< empty: not allowed, or of no use here
+  std::optional<Strategy> wanted;        ///< only this one
   TransferCapabilities capabilities;
   TransferPreferences preferences;
   Spare spare = Spare::Fastest;

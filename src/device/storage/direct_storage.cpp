@@ -291,6 +291,11 @@ std::string_view to_string(DirectStorageMode mode) noexcept {
   return "?";
 }
 
+std::string DirectStorage::describe(int native_code) {
+  return native_code >= cufile::kBaseError ? cufile::describe({native_code, 0})
+                                           : describe_errno(native_code);
+}
+
 std::shared_ptr<DirectStorage> DirectStorage::open(DirectStorageOptions const& options) {
   return std::make_shared<CuFileStorage>(options, cufile::places_of_this_process());
 }

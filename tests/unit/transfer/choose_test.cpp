@@ -138,6 +138,60 @@ TEST(Choose, S1_GdsAllowedButAbsentStagesAndSaysSo) {
   EXPECT_NE(decision.notes[0].find("GPUDirect Storage"), std::string::npos);
 }
 
+/// Between a file and a GPU, with GPUDirect Storage allowed.
+ChoiceInput storage_input(device::DirectStorageMode mode) {
+  auto input = input_for(StorageKind::Disk, StorageKind::Device);
+  input.extents_match = true;
+  input.capabilities.allow_gds = true;
+  input.storage = StorageChoice{mode, "told by the probe", true, false};
+  return input;
+}
+
+TEST(Choose, S1_P3_GdsGoesStraightBetweenFileAndDevice) {
+  auto input = storage_input(device::DirectStorageMode::Direct);
+  for (bool const reads : {true, false}) {
+    EXPECT_EQ(choose(input).strategy, Strategy::DirectStorage) << reads;
+    EXPECT_TRUE(choose(input).notes.empty());
+    std::swap(input.src_kind, input.dst_kind);
+  }
+}
+
+TEST(Choose, P3_CuFilesOwnBounceIsNoBetterThanOurs) {
+  auto input = storage_input(device::DirectStorageMode::Compatible);
+  auto const decision = choose(input);
+  EXPECT_EQ(decision.strategy, Strategy::StagedFile);
+  ASSERT_EQ(decision.notes.size(), 1U);
+  EXPECT_NE(decision.notes[0].find("quicker"), std::string::npos) << decision.notes[0];
+  input.wanted = Strategy::DirectStorage;
+  EXPECT_EQ(choose(input).strategy, Strategy::DirectStorage);
+}
+
+TEST(Choose, P3_SaysWhyGdsIsNotUsed) {
+  using device::DirectStorageMode;
+  auto const reason_of = [](ChoiceInput input) {
+    EXPECT_EQ(choose(input).strategy, Strategy::StagedFile);
+    input.wanted = Strategy::DirectStorage;
+    EXPECT_THROW(static_cast<void>(choose_strategy(input)), UnsupportedError);
+    input.wanted.reset();
+    return choose(input).candidates.at(static_cast<std::size_t>(Strategy::DirectStorage)).reason;
+  };
+  EXPECT_EQ(reason_of(storage_input(DirectStorageMode::Refused)), "told by the probe");
+  auto input = storage_input(DirectStorageMode::Direct);
+  input.storage->is_plain_file = false;
+  EXPECT_NE(reason_of(input).find("O_DIRECT"), std::string::npos);
+  input = storage_input(DirectStorageMode::Direct);
+  input.extents_match = false;
+  EXPECT_NE(reason_of(input).find("differ"), std::string::npos);
+  input = storage_input(DirectStorageMode::Direct);
+  input.storage.reset();
+  EXPECT_NE(reason_of(input).find("allow_gds"), std::string::npos);
+  input = storage_input(DirectStorageMode::Direct);
+  input.storage->emulated = true;
+  EXPECT_EQ(choose(input).strategy, Strategy::StagedFile);
+  input.wanted = Strategy::DirectStorage;
+  EXPECT_EQ(choose(input).strategy, Strategy::DirectStorage);
+}
+
 TEST(Choose, S1_MatchingExtentsGoStraightBetweenFileAndHostMemory) {
   for (auto const host : {StorageKind::System, StorageKind::Pinned}) {
     auto write = input_for(host, StorageKind::Disk);
