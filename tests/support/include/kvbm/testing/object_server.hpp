@@ -32,8 +32,8 @@ struct ObjectFault {
   int number = 0;
   std::chrono::milliseconds delay{0};
   /// Which requests: empty, or "GET" and the like, and a part of the path.
-  std::string method;
-  std::string path_part;
+  std::string method{};
+  std::string path_part{};
   /// How many of them, from now on.
   int times = 1 << 30;
 };

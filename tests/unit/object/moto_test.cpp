@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Against moto's S3, which has its own view of HTTP, XML and signatures.
+
+#include "unit/object/moto_server.hpp"
+#include "unit/object/object_fixture.hpp"
+
+namespace kvbm::object::test {
+namespace {
+
+class MotoTest : public ::testing::Test {
+ protected:
+  // Starting it takes seconds: one for all tests, each of which has a bucket of its own.
+  static void SetUpTestSuite() {
+    if (MotoServer::why_missing().empty()) { server = std::make_unique<MotoServer>(); }
+  }
+  static void TearDownTestSuite() { server.reset(); }
+
+  void SetUp() override {
+    if (server != nullptr) {
+      S3Client(options()).create_bucket();
+      return;
+    }
+    if (MotoServer::is_required()) { FAIL() << MotoServer::why_missing(); }
+    GTEST_SKIP() << MotoServer::why_missing();
+  }
+
+  static S3Options options() {
+    auto options = options_for(server->endpoint());
+    options.bucket =
+        std::string("bucket-") + ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    for (char& c : options.bucket) {
+      c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    }
+    return options;
+  }
+  static ObjectStoreOptions store_options(std::uint32_t blocks_per_object) {
+    ObjectStoreOptions with;
+    with.s3 = options();
+    with.scheme = {"model", "OperationalNHD", 2, 1, "cache"};
+    with.blocks_per_object = blocks_per_object;
+    return with;
+  }
+
+  static std::unique_ptr<MotoServer> server;
+};
+
+std::unique_ptr<MotoServer> MotoTest::server;
+
+TEST_F(MotoTest, PutsGetsListsAndDeletes) {
+  S3Client client(options());
+  client.probe();
+  client.create_bucket();
+  auto const data = pattern(3'000'000, 1);
+  std::string const key = "a/b c+~&?=\xC3\xA4";
+  client.put(key, data, {{"kvbm-format", "1"}});
+  std::vector<std::byte> back(data.size());
+  EXPECT_EQ(client.get(key, back).find("kvbm-format"), "1");
+  EXPECT_EQ(back, data);
+  std::vector<std::byte> part(1000);
+  EXPECT_EQ(client.get_range(key, 12345, part).bytes, data.size());
+  EXPECT_TRUE(std::equal(part.begin(), part.end(), data.begin() + 12345));
+  EXPECT_EQ(failure_of_call([&] { client.get_range(key, 2'999'999, part); }).kind,
+            S3ErrorKind::WrongSize);
+  EXPECT_EQ(failure_of_call([&] { client.get_range(key, 9'999'999, part); }).kind,
+            S3ErrorKind::WrongSize);
+  EXPECT_EQ(client.head(key)->bytes, data.size());
+  std::vector<std::string> listed;
+  client.list("a/", [&](S3Listed const& each) {
+    listed.push_back(each.key);
+    EXPECT_EQ(each.bytes, data.size());
+    return true;
+  });
+  EXPECT_EQ(listed, std::vector<std::string>{key});
+  client.delete_object(key);
+  EXPECT_EQ(client.head(key), std::nullopt);
+  EXPECT_EQ(failure_of_call([&] { client.get(key, back); }).kind, S3ErrorKind::NoSuchKey);
+  EXPECT_EQ(client.stats().retries, 0U);
+}
+
+TEST_F(MotoTest, ListsMoreThanAPage) {
+  S3Client client(options());
+  S3Batch batch(client);
+  for (int i = 0; i < 1010; ++i) {
+    batch.put("many/" + std::to_string(i), {}, {});
+  }
+  for (auto const& outcome : batch.wait()) {
+    ASSERT_EQ(outcome.error, nullptr) << failure_of(outcome.error).message;
+  }
+  std::size_t count = 0;
+  client.list("many/", [&](S3Listed const&) { return ++count > 0; });
+  EXPECT_EQ(count, 1010U);
+}
+
+TEST_F(MotoTest, AMissingBucketIsSaid) {
+  auto with = options();
+  with.bucket = "nowhere";
+  S3Client client(with);
+  EXPECT_EQ(failure_of_call([&] { client.probe(); }).kind, S3ErrorKind::NoSuchBucket);
+  EXPECT_EQ(failure_of_call([&] { client.put("key", {}); }).kind, S3ErrorKind::NoSuchBucket);
+  std::vector<std::byte> bytes(10);
+  EXPECT_EQ(failure_of_call([&] { client.get("key", bytes); }).kind, S3ErrorKind::NoSuchBucket);
+  auto with_store = store_options(1);
+  with_store.s3.bucket = "nowhere";
+  EXPECT_EQ(failure_of_call([&] { ObjectBlockStore::open(with_store, {0, 10, 4096, 1}, ""); }).kind,
+            S3ErrorKind::NoSuchBucket);
+}
+
+TEST_F(MotoTest, StoresBlocks) {
+  for (std::uint32_t const blocks_per_object : {1U, 4U}) {
+    auto with = store_options(blocks_per_object);
+    with.scheme.model += std::to_string(blocks_per_object);
+    memory::ExtentGroup const geometry{0, 70'000, 73'728, 10};
+    auto const store = ObjectBlockStore::open(with, geometry, "descriptor");
+    std::vector<std::vector<std::byte>> memory;
+    std::vector<memory::ExtentIo> list;
+    for (std::uint64_t i = 0; i < geometry.count; ++i) {
+      memory.push_back(pattern(geometry.extent_bytes, static_cast<unsigned>(i)));
+      list.push_back({0, i, memory.back().data(), memory.back().size()});
+    }
+    auto const queue = store->make_queue();
+    queue->start_write(store, list);
+    for (auto const& error : queue->finish()) {
+      ASSERT_EQ(error, nullptr) << failure_of(error).message;
+    }
+    // One block anew, which is a part of an object.
+    auto const anew = pattern(geometry.extent_bytes, 55);
+    std::copy(anew.begin(), anew.end(), memory[5].begin());
+    queue->start_write(store, std::span(list).subspan(5, 1));
+    for (auto const& error : queue->finish()) {
+      ASSERT_EQ(error, nullptr) << failure_of(error).message;
+    }
+    auto const expected = memory;
+    for (auto& each : memory) {
+      each.assign(each.size(), std::byte{0});
+    }
+    auto const again = ObjectBlockStore::open(with, geometry, "other");
+    EXPECT_EQ(again->metadata(), "descriptor");
+    auto const reader = again->make_queue();
+    reader->start_read(again, list);
+    for (auto const& error : reader->finish()) {
+      ASSERT_EQ(error, nullptr) << failure_of(error).message;
+    }
+    EXPECT_EQ(memory, expected);
+    again->put("content", expected[0]);
+    EXPECT_TRUE(again->exists("content"));
+    std::vector<std::byte> bytes(geometry.extent_bytes);
+    again->get("content", bytes);
+    EXPECT_EQ(bytes, expected[0]);
+  }
+}
+
+// moto checks signatures once it is told to; it computes them with botocore.
+TEST(MotoSignatures, AreAcceptedAndWrongOnesRefused) {
+  if (auto const why = MotoServer::why_missing(); !why.empty()) {
+    if (MotoServer::is_required()) { FAIL() << why; }
+    GTEST_SKIP() << why;
+  }
+  MotoServer const server;
+  std::string const output = server.python(R"(
+import boto3, json, urllib.request
+iam = boto3.client("iam", endpoint_url="{}", region_name="us-east-1")
+iam.create_user(UserName="me")
+iam.put_user_policy(UserName="me", PolicyName="all", PolicyDocument=json.dumps({"Version":
+    "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}))
+key = iam.create_access_key(UserName="me")["AccessKey"]
+boto3.client("s3", endpoint_url="{}", region_name="us-east-1").create_bucket(Bucket="blocks")
+urllib.request.urlopen(urllib.request.Request("{}/moto-api/reset-auth", data=b"0",
+    headers={"Content-Type": "text/plain"})).read()
+print("KEY", key["AccessKeyId"], key["SecretAccessKey"], "END")
+)");
+  auto const begin = output.find("KEY ");
+  auto const middle = output.find(' ', begin + 4);
+  auto const end = output.find(" END");
+  ASSERT_TRUE(begin != std::string::npos && end != std::string::npos) << output;
+  auto options = options_for(server.endpoint());
+  options.credentials = Credentials{output.substr(begin + 4, middle - begin - 4),
+                                    output.substr(middle + 1, end - middle - 1),
+                                    "",
+                                    "moto",
+                                    {}};
+  for (auto const signing : {PayloadSigning::Signed, PayloadSigning::Unsigned}) {
+    options.payload_signing = signing;
+    S3Client client(options);
+    auto const data = pattern(1234, 1);
+    client.put("folder/a b+c", data, {{"kvbm-xxh3", "a,b"}});
+    std::vector<std::byte> back(data.size());
+    EXPECT_EQ(client.get("folder/a b+c", back).find("kvbm-xxh3"), "a,b");
+    EXPECT_EQ(back, data);
+    client.list("folder/a b", [](auto const&) { return true; });
+    client.delete_object("folder/a b+c");
+  }
+  auto wrong = options;
+  wrong.credentials->secret_access_key += "x";
+  S3Client with_wrong_secret(wrong);
+  auto failure = failure_of_call([&] { with_wrong_secret.put("key", {}); });
+  EXPECT_EQ(failure.kind, S3ErrorKind::AccessDenied);
+  EXPECT_EQ(failure.native_code, EACCES);
+  EXPECT_NE(failure.message.find("SignatureDoesNotMatch"), std::string::npos) << failure.message;
+  wrong.credentials->access_key_id = "AKIANOBODYKNOWSTHIS1";
+  ObjectStoreOptions store;
+  store.s3 = wrong;
+  store.scheme = {"model", "format", 1, 0, ""};
+  failure = failure_of_call([&] { ObjectBlockStore::open(store, {0, 10, 4096, 1}, ""); });
+  EXPECT_EQ(failure.kind, S3ErrorKind::AccessDenied);
+  EXPECT_NE(failure.message.find("InvalidAccessKeyId"), std::string::npos) << failure.message;
+}
+
+}  // namespace
+}  // namespace kvbm::object::test
