@@ -6,13 +6,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <memory>
+#include <optional>
 
 #include "bench_case.hpp"
 #include "command.hpp"
 #include "exit_code.hpp"
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
+#include "kvbm/metrics/exporter.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 
@@ -32,6 +35,7 @@ struct BenchOptions {
   double time_limit = 5;
   std::string engine = "auto";
   std::string path;
+  std::string metrics;
   Output output;
 };
 
@@ -89,8 +93,17 @@ std::uint64_t device_bytes(std::vector<BenchCase> const& cases) {
   return checked_add(checked_mul(most, std::uint64_t{3}), std::uint64_t{1} << 30U);
 }
 
+/// @throws Error(Io)
+void write_metrics(metrics::Exporter const& exporter, std::string const& path) {
+  std::ofstream file(path);
+  file << exporter.text() << std::flush;
+  KVBM_EXPECTS(file.good(), Io, fmt::format("--metrics {}: cannot be written", path));
+}
+
 int run(BenchOptions const& options) {
   auto const cases = make_cases(options);
+  std::optional<metrics::Exporter> exporter;
+  if (!options.metrics.empty()) { exporter.emplace(); }
   memory::DiskIoOptions io;
   io.engine = parse_engine(options.engine);
   auto manager = manager::TransferManager::builder()
@@ -98,6 +111,7 @@ int run(BenchOptions const& options) {
                      .copy_threads(options.threads)
                      .disk_io(memory::make_disk_io(io))
                      .build();
+  if (exporter) { exporter->add(manager); }
   Table table(
       "cases",
       fmt::format("{} copy threads, disk engine {}", manager.context().copy_engine().num_threads(),
@@ -132,6 +146,7 @@ int run(BenchOptions const& options) {
                time_cell(result.submit), count_cell(result.rounds), result.strategy});
   }
   progress.clear();
+  if (exporter) { write_metrics(*exporter, options.metrics); }
   options.output.table(table);
   options.output.result(
       {{"threads", manager.context().copy_engine().num_threads()}, {"cases", table.to_json()}});
@@ -175,6 +190,8 @@ void add_bench(Commands& commands) {
       ->capture_default_str();
   verb.add_option("--path", options->path,
                   "folder for files, removed afterwards (default: the folder for temporary files)");
+  verb.add_option("--metrics", options->metrics,
+                  "write the manager's metrics to this file, as Prometheus reads them");
   options->output.add_to(verb, true);
   add_figures(commands, verb);
   add_gpu_bench(commands, verb);

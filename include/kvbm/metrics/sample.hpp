@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "kvbm/manager/transfer_manager.hpp"
+#include "kvbm/object/s3_client.hpp"
+#include "kvbm/prefix/stats.hpp"
 
 namespace kvbm::metrics {
 
@@ -44,5 +46,9 @@ struct Sample {
 
 /// The samples of what a manager counts; docs/guides/metrics.md lists them.
 [[nodiscard]] std::vector<Sample> samples_of(manager::ManagerStats const& stats);
+/// Likewise of an S3 client's: exporter.add([client] { return samples_of(client->stats()); }).
+[[nodiscard]] std::vector<Sample> samples_of(object::S3Stats const& stats);
+/// Likewise of a prefix store's, each tier under its label: G2, G3, G4.
+[[nodiscard]] std::vector<Sample> samples_of(prefix::PrefixStats const& stats);
 
 }  // namespace kvbm::metrics

@@ -126,6 +126,53 @@ TEST_F(Metrics, LatenciesAreInSeconds) {
   EXPECT_EQ(buckets.rbegin()->second, 3) << "the fourth took longer";
 }
 
+TEST_F(Metrics, AnS3ClientsCountsAreCountersOfItsOwn) {
+  object::S3Stats stats;
+  stats.requests = 10;
+  stats.retries = 3;
+  stats.succeeded = 6;
+  stats.failed = 1;
+  stats.bytes_sent = 4096;
+  stats.bytes_received = 100;
+  stats.connections = 2;
+  stats.attempt_errors[static_cast<std::size_t>(object::S3ErrorKind::Throttled)] = 4;
+  exporter_.add([stats] { return metrics::samples_of(stats); });
+  auto const text = read();
+  EXPECT_EQ(text.value("kvbm_s3_attempts_total"), 10);
+  EXPECT_EQ(text.value("kvbm_s3_retries_total"), 3);
+  EXPECT_EQ(text.value("kvbm_s3_requests_total", {{"outcome", "completed"}}), 6);
+  EXPECT_EQ(text.value("kvbm_s3_requests_total", {{"outcome", "failed"}}), 1);
+  EXPECT_EQ(text.value("kvbm_s3_sent_bytes_total"), 4096);
+  EXPECT_EQ(text.value("kvbm_s3_received_bytes_total"), 100);
+  EXPECT_EQ(text.value("kvbm_s3_connections_total"), 2);
+  EXPECT_EQ(text.value("kvbm_s3_attempt_errors_total", {{"kind", "Throttled"}}), 4);
+}
+
+TEST_F(Metrics, APrefixStoresTiersAreToldApartByTheirLabel) {
+  prefix::PrefixStats stats;
+  stats.lookups = 5;
+  stats.missed = 7;
+  stats.queued_writes = 2;
+  stats.tiers.resize(2);
+  stats.tiers[0].tier = remote::LogicalLayoutHandle::G2;
+  stats.tiers[0].hits = 3;
+  stats.tiers[1].tier = remote::LogicalLayoutHandle::G3;
+  stats.tiers[1].hits = 4;
+  stats.tiers[1].corrupt = 1;
+  stats.tiers[1].blocks = 9;
+  exporter_.add([stats] { return metrics::samples_of(stats); });
+  auto const text = read();
+  EXPECT_EQ(text.value("kvbm_prefix_tier_hits_total", {{"tier", "G2"}}), 3);
+  EXPECT_EQ(text.value("kvbm_prefix_tier_hits_total", {{"tier", "G3"}}), 4);
+  EXPECT_EQ(text.value("kvbm_prefix_tier_errors_total", {{"tier", "G3"}, {"kind", "corrupt"}}), 1);
+  EXPECT_EQ(text.value("kvbm_prefix_tier_errors_total", {{"tier", "G2"}, {"kind", "corrupt"}}), 0);
+  EXPECT_EQ(text.value("kvbm_prefix_tier_blocks", {{"tier", "G3"}}), 9);
+  EXPECT_EQ(text.value("kvbm_prefix_lookups_total"), 5);
+  EXPECT_EQ(text.value("kvbm_prefix_missed_blocks_total"), 7);
+  EXPECT_EQ(text.value("kvbm_prefix_queued_writes"), 2);
+  EXPECT_EQ(text.value("kvbm_exporter_errors_total"), 0);
+}
+
 TEST_F(Metrics, SeveralManagersAreToldApartByTheirNames) {
   auto const name = [](char const* manager) { return Exposition::Labels{{"manager", manager}}; };
   exporter_.add(manager_, "engine");
