@@ -533,7 +533,7 @@ class Region:
 
     @property
     def file_offset(self) -> int:
-        """Offset of the first byte in that file."""
+        """Offset of the first byte in that file or store."""
 
     @property
     def is_direct(self) -> bool:
@@ -1710,6 +1710,138 @@ class TcpExchange(MetadataExchange):
     def add_peer(self, peer: str) -> None:
         """Asks one more peer, "host:port", from now on."""
 
+class LatencyHistogram:
+    """How long transfers took, in buckets of powers of two."""
+
+    @property
+    def bounds(self) -> list[float]:
+        """The longest time, in seconds, that each bucket but the last counts."""
+
+    @property
+    def buckets(self) -> list[int]:
+        """
+        Transfers in each bucket, not cumulative; the last one took even longer.
+        """
+
+    @property
+    def count(self) -> int:
+        """Transfers in all buckets."""
+
+    @property
+    def sum(self) -> float:
+        """In seconds."""
+
+class TransferCounts:
+    """
+    What became of transfers: submitted == completed + failed + cancelled + in_flight, and bytes_submitted == bytes_completed + bytes_failed + bytes_in_flight, at any time.
+    """
+
+    @property
+    def submitted(self) -> int:
+        """Transfers that were accepted."""
+
+    @property
+    def completed(self) -> int:
+        """Without an error."""
+
+    @property
+    def failed(self) -> int:
+        """In whole or in part, deadlines included."""
+
+    @property
+    def cancelled(self) -> int:
+        """Stopped by the caller's token."""
+
+    @property
+    def in_flight(self) -> int:
+        """Now."""
+
+    @property
+    def bytes_submitted(self) -> int: ...
+
+    @property
+    def bytes_completed(self) -> int:
+        """Of blocks that arrived."""
+
+    @property
+    def bytes_failed(self) -> int:
+        """Of blocks that did not."""
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Now."""
+
+    @property
+    def latency(self) -> LatencyHistogram:
+        """Of transfers that ended, well or not."""
+
+    @property
+    def errors(self) -> dict[ErrorCode, int]:
+        """
+        Transfers that failed, by error code; codes that never came are left out.
+        """
+
+class RouteStats:
+    """One route's part of TransferStats."""
+
+    @property
+    def src(self) -> StorageKind: ...
+
+    @property
+    def dst(self) -> StorageKind: ...
+
+    @property
+    def route(self) -> str:
+        """'device_to_pinned', ..."""
+
+    @property
+    def reach(self) -> str:
+        """'local', 'from_peer' or 'to_peer'."""
+
+    @property
+    def counts(self) -> TransferCounts: ...
+
+class TransferStats:
+    """What a manager's transfers came to since it was made."""
+
+    @property
+    def routes(self) -> list[RouteStats]:
+        """Those that were ever used."""
+
+    @property
+    def total(self) -> TransferCounts:
+        """The sum over all routes."""
+
+    def of(self, route: str, reach: str = 'local') -> TransferCounts:
+        """
+        One route's counts, zeros where it was never used: of('device_to_pinned').
+        """
+
+class ManagerStats:
+    """What a manager counts."""
+
+    @property
+    def transfers(self) -> TransferStats: ...
+
+    @property
+    def plan_cache(self) -> PlanCacheStats: ...
+
+    @property
+    def memory_pool(self) -> MemoryPoolStats:
+        """The first device's temporaries."""
+
+    @property
+    def num_layouts(self) -> int:
+        """Registered now."""
+
+    @property
+    def num_pending_events(self) -> int:
+        """Now."""
+
+    @property
+    def remote(self) -> RemoteStats | None:
+        """None without a NIXL backend."""
+
 class DiskEngine(enum.Enum):
     """Which engine moves bytes to and from files."""
 
@@ -1891,3 +2023,16 @@ class TransferManager:
     @property
     def remote_stats(self) -> RemoteStats:
         """Counts of what came from peers since the manager was made."""
+
+    def statistics(self) -> ManagerStats:
+        """Everything that this manager has counted since it was made."""
+
+    def metrics_text(self) -> str:
+        """
+        The same as the text that Prometheus reads. UnsupportedError in a build without prometheus-cpp.
+        """
+
+    def serve_metrics(self, address: str = '127.0.0.1:9400') -> int:
+        """
+        Serves metrics_text() at http://ADDRESS/metrics until the manager is closed, and returns the port; port 0 takes any that is free. UnsupportedError in a build without prometheus-cpp; IoError where the address cannot be had; AlreadyExistsError where it serves already.
+        """

@@ -47,6 +47,7 @@ void bind_costs(nb::module_& m);
 void bind_remote(nb::module_& m);
 void bind_notices(nb::module_& m);
 void bind_exchange(nb::module_& m);
+void bind_metrics(nb::module_& m);
 void bind_manager(nb::module_& m);
 /// @}
 

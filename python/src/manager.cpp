@@ -279,6 +279,7 @@ void bind_manager(nb::module_& m) {
   bind_integrity(bound);
   bind_context(bound);
   bind_manager_workers(bound);
+  bind_manager_metrics(bound);
 }
 
 }  // namespace kvbm::python

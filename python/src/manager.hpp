@@ -2,9 +2,11 @@
 #pragma once
 
 #include "common.hpp"
+#include "kvbm/metrics/exporter.hpp"
 
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 
 /// What the files that bind TransferManager share.
@@ -53,15 +55,32 @@ class PyManager {
   void close() {
     GilRelease const unlocked;
     std::shared_ptr<manager::TransferManager> last;
+    std::unique_ptr<metrics::Exporter> exporter;
     {
       std::lock_guard const lock(mutex_);
       last.swap(manager_);
+      exporter.swap(exporter_);
     }
+  }
+
+  /// Serves what the manager counts until it is closed. @return the port
+  std::uint16_t serve_metrics(std::string const& address) {
+    auto const manager = get();
+    GilRelease const unlocked;
+    auto exporter = std::make_unique<metrics::Exporter>();
+    exporter->add(*manager.operator->());
+    std::lock_guard const lock(mutex_);
+    KVBM_EXPECTS(exporter_ == nullptr, AlreadyExists,
+                 "this TransferManager serves its metrics already");
+    auto const port = exporter->listen(address);
+    exporter_ = std::move(exporter);
+    return port;
   }
 
  private:
   mutable std::mutex mutex_;
   std::shared_ptr<manager::TransferManager> manager_;
+  std::unique_ptr<metrics::Exporter> exporter_;  ///< null: serves nothing
 };
 
 using Manager = nb::class_<PyManager>;
@@ -70,6 +89,7 @@ using Manager = nb::class_<PyManager>;
 /// @{
 void bind_manager_lifecycle(Manager& bound);
 void bind_manager_workers(Manager& bound);
+void bind_manager_metrics(Manager& bound);
 /// @}
 
 }  // namespace kvbm::python

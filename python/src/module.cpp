@@ -19,6 +19,7 @@ NB_MODULE(_kvbm_cpp, m) {
   python::bind_remote(m);
   python::bind_notices(m);
   python::bind_exchange(m);
+  python::bind_metrics(m);
   python::bind_manager(m);
   python::close_at_exit();
 }
