@@ -52,7 +52,7 @@ TEST_F(Faults, O2_S1_EveryStrategyWorksOrIsRefusedWithItsReasonAndTheManagerGoes
           check_move(src, {0, 1}, dst, {2, 3}, whole(src), options);
           return 0;
         });
-        bool const file = from == StorageKind::Disk || to == StorageKind::Disk;
+        bool const file = memory::is_store(from) || memory::is_store(to);
         bool const device = from == StorageKind::Device || to == StorageKind::Device;
         bool const system = from == StorageKind::System || to == StorageKind::System;
         bool works = false;
@@ -65,11 +65,12 @@ TEST_F(Faults, O2_S1_EveryStrategyWorksOrIsRefusedWithItsReasonAndTheManagerGoes
             works = !file && device && from != to && !(system && on_cuda());
             break;
           case Strategy::PinnedStaging: works = !file && device && system; break;
-          case Strategy::DirectFile: works = file && !device && from != to; break;
+          case Strategy::DirectFile: works = file && (memory::is_host(from) || memory::is_host(to)); break;
           case Strategy::StagedFile: works = file; break;
-          case Strategy::DirectRemote:
+          case Strategy::DirectStorage:  // not allowed here
+          case Strategy::DirectRemote:   // both sides are this worker's
           case Strategy::StagedRemote:
-          case Strategy::PackedRemote: break;  // both sides are this worker's
+          case Strategy::PackedRemote: break;
         }
         if (works) {
           EXPECT_FALSE(failure.code) << failure.message;
@@ -161,7 +162,7 @@ TEST_F(Faults, LayoutsOnADeviceThatTheManagerDoesNotHaveAreRefusedByItsId) {
     auto const ours = plain(storage);
     write(ours, 1);
     expect_refused(ours, foreign);
-    if (storage != StorageKind::Disk) { write(foreign, 2); }
+    if (memory::is_memory(storage)) { write(foreign, 2); }
     expect_refused(foreign, ours);
   }
   check_move(plain(StorageKind::Pinned), {0}, plain(StorageKind::Device), {1},

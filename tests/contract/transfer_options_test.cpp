@@ -244,8 +244,8 @@ TEST_F(Ordering, O2_WaitForMakesTheTransferSeeWhatTheSourcesWriterWrites) {
         }
         latch.open_and_synchronize();
         notification.wait();
-        auto const memory = to == StorageKind::Disk ? like_in_memory(dst) : dst;
-        if (to == StorageKind::Disk) { move(dst, {2, 3}, memory, {2, 3}).wait(); }
+        auto const memory = memory::is_store(to) ? like_in_memory(dst) : dst;
+        if (memory::is_store(to)) { move(dst, {2, 3}, memory, {2, 3}).wait(); }
         for (BlockId const id : {0U, 1U}) {
           EXPECT_EQ(count_differences(memory, id + 2, waits ? 3 : 1, id), 0U);
         }

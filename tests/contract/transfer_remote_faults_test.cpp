@@ -248,8 +248,10 @@ INSTANTIATE_TEST_SUITE_P(Case, RemoteBounce,
 TEST_P(RemoteBounce, P13_P5_AnyNumberOfBounceBlocksMovesEverythingInBothDirections) {
   auto const& [storage, is_known, like_peer] = GetParam();
   auto const config = small_config(7);
-  auto const ours =
-      make_ours(config, layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD), storage);
+  auto const layered = layer_wise(BlockDimension::First, KvBlockLayout::OperationalNHD);
+  auto const ours = make_ours(
+      config, is_possible(layered, storage) ? layered : contiguous(KvBlockLayout::OperationalNHD),
+      storage);
   auto const theirs = make(config, contiguous(KvBlockLayout::OperationalHND), StorageKind::System);
   auto const bounce =
       make(small_config(10),

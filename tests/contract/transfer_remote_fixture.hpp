@@ -37,7 +37,7 @@ class RemoteTest : public TransferTest {
   PhysicalLayout make_ours(LayoutConfig const& config, LayoutShape const& shape,
                            StorageKind storage) {
     auto const layout = make(config, shape, storage);
-    if (storage != StorageKind::Disk) { peer_->reach(layout); }
+    if (memory::is_memory(storage)) { peer_->reach(layout); }
     return layout;
   }
 

@@ -36,6 +36,7 @@ TEST_F(Integrity, ChecksumsAreThoseOfTheCanonicalBytesInEveryStorageKindAndForma
   for (std::uint64_t const width : {1U, 2U, 4U, 8U}) {
     for (auto const storage : kAllStorage) {
       for (auto const& shape : every_shape()) {
+        if (!is_possible(shape, storage)) { continue; }
         SCOPED_TRACE(shape.name() + " in " + std::string(memory::to_string(storage)));
         auto const layout = make(small_config(3, width, 4, 3, 64), shape, storage);
         write(layout, 1);
@@ -66,6 +67,7 @@ TEST_F(Integrity, FillsAreTheSameTensorEverywhereAndLeaveOtherBlocksAndPaddingAl
     std::vector<Checksum> expected;
     for (auto const storage : kAllStorage) {
       for (auto const& shape : every_shape()) {
+        if (!is_possible(shape, storage)) { continue; }
         SCOPED_TRACE(shape.name() + " in " + std::string(memory::to_string(storage)) + " pattern " +
                      std::to_string(static_cast<int>(pattern.kind)));
         auto const layout = make(small_config(4, 2, 4, 3, 64), shape, storage);
@@ -89,7 +91,7 @@ TEST_F(Integrity, FillsAreTheSameTensorEverywhereAndLeaveOtherBlocksAndPaddingAl
         Image old = before;
         Image restored = after;
         copy_elements(layout, old, ids, layout, restored, ids, whole(layout));
-        if (storage == StorageKind::Disk) {
+        if (memory::is_store(storage)) {
           EXPECT_EQ(count_element_differences(layout, old, restored, all(layout)), 0U);
         } else {
           EXPECT_EQ(restored, before);
@@ -134,7 +136,7 @@ TEST_F(Integrity, BlocksBeyondTheLayoutAndBlocksNeverWrittenAreErrors) {
               }),
               ErrorCode::OutOfRange);
     EXPECT_TRUE(manager_.block_checksums(handle, {}).empty());
-    if (storage == StorageKind::Disk) {
+    if (memory::is_store(storage)) {
       EXPECT_EQ(code([&] { return manager_.block_checksums(handle, first_blocks(1)); }),
                 ErrorCode::NotFound);
     }

@@ -276,7 +276,7 @@ TEST_F(Manager, S1_ExplainNamesTheStrategyOfEveryPairAndMovesNothing) {
           manager_.explain_transfer(manager_.register_layout(src), first_blocks(2),
                                     manager_.register_layout(dst), std::vector<BlockId>{2, 3});
       EXPECT_EQ(image_of(dst), before);
-      bool const file = from == StorageKind::Disk || to == StorageKind::Disk;
+      bool const file = memory::is_store(from) || memory::is_store(to);
       bool const device = from == StorageKind::Device || to == StorageKind::Device;
       auto const chosen = explained.decision.strategy;
       if (!file && device && on_cuda()) {
@@ -295,7 +295,7 @@ TEST_F(Manager, S1_ExplainNamesTheStrategyOfEveryPairAndMovesNothing) {
       EXPECT_EQ(explained.num_blocks, 2U);
       EXPECT_EQ(explained.total_bytes, 2 * src.config().block_bytes());
       bool const two = chosen == Strategy::StagedDma || chosen == Strategy::PinnedStaging ||
-                       (file && from != to);
+                       (file && memory::is_store(from) != memory::is_store(to));
       EXPECT_EQ(explained.hops.size(), two ? 2U : file ? 3U : 1U) << explained.to_string();
       EXPECT_NE(explained.to_string().find(transfer::to_string(chosen)), std::string::npos);
     }
