@@ -196,6 +196,7 @@ void add_bench(Commands& commands) {
   add_figures(commands, verb);
   add_gpu_bench(commands, verb);
   add_remote_bench(commands, verb);
+  add_object_bench(commands, verb);
 }
 
 }  // namespace kvbm::cli

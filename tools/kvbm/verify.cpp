@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// kvbm verify: reads every block of a disk layout and compares it with its stored checksum.
+// kvbm verify: reads everything that a disk store holds and compares it with its checksums.
 
 #include <fmt/format.h>
 
@@ -9,162 +9,149 @@
 
 #include "command.hpp"
 #include "exit_code.hpp"
-#include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
 #include "kvbm/device/device.hpp"
-#include "kvbm/layout/physical_layout.hpp"
-#include "kvbm/memory/block_store.hpp"
+#include "kvbm/memory/striped_file.hpp"
 #include "measure.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "verify_store.hpp"
 
 namespace kvbm::cli {
 namespace {
 
+constexpr std::size_t kListed = 20;
 
-constexpr std::size_t kListedIds = 20;
-constexpr std::uint64_t kBatchBytes = std::uint64_t{64} << 20U;
-
-/// The blocks of a file by what was found.
-struct Findings {
-  std::uint64_t ok = 0;
-  std::uint64_t bytes = 0;
-  std::vector<BlockId> missing;      ///< no extent was ever written
-  std::vector<BlockId> corrupt;      ///< some extent fails its checksum, or only a part was written
-  std::vector<std::string> reasons;  ///< one a corrupt block
+struct Options {
+  std::string path;
+  bool strict = false;
+  Output output;
 };
 
-/// Worst outcome of a block's extents.
-struct BlockState {
-  std::uint32_t missing = 0;
-  std::string damage;
-};
+std::string list(std::vector<std::uint64_t> const& ids) {
+  if (ids.empty()) { return "0"; }
+  std::string text = fmt::format("{}: {}", ids.size(), ids.front());
+  for (std::size_t i = 1; i < std::min(ids.size(), kListed); ++i) {
+    text += fmt::format(", {}", ids[i]);
+  }
+  return ids.size() > kListed ? text + ", ..." : text;
+}
 
-void note(BlockState& state, std::exception_ptr const& error) {
-  if (error == nullptr) { return; }
-  try {
-    std::rethrow_exception(error);
-  } catch (Error const& what) {
-    if (what.code() == ErrorCode::NotFound) {
-      ++state.missing;
-    } else if (what.code() == ErrorCode::Corrupt || what.code() == ErrorCode::Io) {
-      if (state.damage.empty()) { state.damage = what.what(); }
-    } else {
-      throw;
+std::vector<std::uint64_t> ids_of(std::vector<Findings::Damage> const& damaged) {
+  std::vector<std::uint64_t> ids;
+  ids.reserve(damaged.size());
+  for (auto const& damage : damaged) {
+    ids.push_back(damage.unit);
+  }
+  return ids;
+}
+
+std::vector<std::shared_ptr<memory::BlockFile>> files_of(
+    std::shared_ptr<memory::BlockStore> const& store) {
+  if (auto const set = std::dynamic_pointer_cast<memory::StripedFile>(store)) {
+    return set->parts();
+  }
+  if (auto const file = std::dynamic_pointer_cast<memory::BlockFile>(store)) { return {file}; }
+  return {};
+}
+
+void print_text(Options const& options, StoreUnits const& units, Findings const& findings,
+                double elapsed) {
+  auto const& output = options.output;
+  output.text(fmt::format("{}: {}", options.path,
+                          units.layout ? units.layout->to_string()
+                                       : "no layout, single extents: " + units.why_no_layout));
+  auto const files = files_of(units.store);
+  for (auto const& file : files) {
+    auto const space = file->space();
+    if (files.size() > 1) {
+      output.text(fmt::format("  part           {}: {} of {} extents written, {}",
+                              file->path().string(), space.extents_written, space.extents_total,
+                              file->direct_reason()));
     }
   }
-}
-
-void sort_in(Findings& findings, BlockId block, std::uint32_t extents, BlockState const& state) {
-  if (state.damage.empty() && state.missing == 0) {
-    ++findings.ok;
-  } else if (state.damage.empty() && state.missing == extents) {
-    findings.missing.push_back(block);
-  } else {
-    findings.corrupt.push_back(block);
-    findings.reasons.push_back(
-        !state.damage.empty()
-            ? state.damage
-            : fmt::format("only {} of {} extents were written", extents - state.missing, extents));
-  }
-}
-
-Findings verify(layout::PhysicalLayout const& layout, Progress& progress) {
-  auto const store = layout.regions().front().store();
-  std::uint32_t const extents = layout.extents_per_block();
-  std::uint64_t slot_bytes = 0;
-  for (std::uint32_t e = 0; e < extents; ++e) {
-    slot_bytes =
-        std::max(slot_bytes, checked_align_up(layout.extent(0, e).bytes, memory::kFileAlignment));
-  }
-  std::uint64_t const num_blocks = layout.config().num_blocks();
-  std::uint64_t const batch = std::clamp<std::uint64_t>(
-      kBatchBytes / checked_mul(slot_bytes, std::uint64_t{extents}), 1, num_blocks);
-  memory::AllocationRequest request;
-  request.kind = memory::StorageKind::Pinned;
-  request.alignment = memory::kFileAlignment;
-  request.bytes = checked_mul(checked_mul(batch, std::uint64_t{extents}), slot_bytes);
-  auto const memory = layout.source()->allocate(request);
-  auto const queue = store->make_queue();
-  queue->register_buffer({memory.host_data(), memory.bytes()});
-
-  Findings findings;
-  for (std::uint64_t first = 0; first < num_blocks; first += batch) {
-    std::uint64_t const count = std::min(batch, num_blocks - first);
-    std::vector<memory::ExtentIo> reads;
-    for (std::uint64_t i = 0; i < count * extents; ++i) {
-      auto const extent =
-          layout.extent(first + i / extents, static_cast<std::uint32_t>(i % extents));
-      auto const& region = layout.regions()[extent.region];
-      reads.push_back(
-          {region.store_index(), extent.index, memory.host_data() + i * slot_bytes, slot_bytes});
-      findings.bytes += extent.bytes;
-    }
-    queue->start_read(store, reads);
-    auto const errors = queue->finish();
-    for (std::uint64_t b = 0; b < count; ++b) {
-      BlockState state;
-      for (std::uint32_t e = 0; e < extents; ++e) {
-        note(state, errors[b * extents + e]);
-      }
-      sort_in(findings, static_cast<BlockId>(first + b), extents, state);
-    }
-    progress.update(first + count, fmt::format("{} corrupt", findings.corrupt.size()));
-  }
-  return findings;
-}
-
-std::string list_ids(std::vector<BlockId> const& ids) {
-  std::string text;
-  for (std::size_t i = 0; i < std::min(ids.size(), kListedIds); ++i) {
-    text += fmt::format("{}{}", i == 0 ? "" : ", ", ids[i]);
-  }
-  if (ids.size() > kListedIds) { text += fmt::format(", ... ({} in all)", ids.size()); }
-  return text;
-}
-
-int run(std::string const& path, Output const& output) {
-  auto const source = device::make_memory_source({});
-  auto const layout = layout::PhysicalLayout::open_disk(source, path, memory::OpenMode::ReadOnly);
-  Progress progress("verify", layout.config().num_blocks(), output.json);
-  Findings findings;
-  double const elapsed = seconds([&] { findings = verify(layout, progress); });
-  progress.clear();
-
-  output.text(fmt::format("{}: {}", path, layout.to_string()));
   output.text(fmt::format("  ok             {}", findings.ok));
-  output.text(fmt::format("  never written  {}{}", findings.missing.size(),
-                          findings.missing.empty() ? "" : ": " + list_ids(findings.missing)));
-  output.text(fmt::format("  corrupt        {}{}", findings.corrupt.size(),
-                          findings.corrupt.empty() ? "" : ": " + list_ids(findings.corrupt)));
-  for (std::size_t i = 0; i < std::min(findings.corrupt.size(), kListedIds); ++i) {
-    output.text(fmt::format("    block {}: {}", findings.corrupt[i], findings.reasons[i]));
+  output.text(fmt::format("  never written  {}", list(findings.missing)));
+  output.text(fmt::format("  torn           {}", list(findings.torn)));
+  output.text(fmt::format("  corrupt        {}", list(ids_of(findings.damaged))));
+  for (std::size_t i = 0; i < std::min(findings.damaged.size(), kListed); ++i) {
+    output.text(fmt::format("    {} {}: {}", units.noun(), findings.damaged[i].unit,
+                            findings.damaged[i].reason));
   }
-  output.text(fmt::format("  {} in {}", format_bytes(findings.bytes), format_time(elapsed)));
+  auto const space = units.store->space();
+  output.text(fmt::format("  on disk        {}, {} free of {}", format_bytes(space.bytes_allocated),
+                          format_bytes(space.file_system_free),
+                          format_bytes(space.file_system_total)));
+  output.text(fmt::format("  {} in {}, {:.2f} GB/s", format_bytes(findings.bytes),
+                          format_time(elapsed), static_cast<double>(findings.bytes) / elapsed / 1e9));
+}
+
+nlohmann::json to_json(memory::StoreSpace const& space) {
+  return {{"bytes_allocated", space.bytes_allocated},
+          {"extents_total", space.extents_total},
+          {"extents_written", space.extents_written},
+          {"extents_torn", space.extents_torn},
+          {"extents_damaged", space.extents_damaged},
+          {"file_system_free", space.file_system_free},
+          {"file_system_total", space.file_system_total}};
+}
+
+void print_json(Options const& options, StoreUnits const& units, Findings const& findings,
+                double elapsed) {
   nlohmann::json corrupt = nlohmann::json::array();
-  for (std::size_t i = 0; i < findings.corrupt.size(); ++i) {
-    corrupt.push_back({{"block", findings.corrupt[i]}, {"reason", findings.reasons[i]}});
+  for (auto const& damage : findings.damaged) {
+    corrupt.push_back({{units.noun(), damage.unit}, {"reason", damage.reason}});
   }
-  output.result({{"path", path},
-                 {"layout", layout.to_string()},
-                 {"blocks", layout.config().num_blocks()},
-                 {"ok", findings.ok},
-                 {"never_written", findings.missing},
-                 {"corrupt", corrupt},
-                 {"bytes", findings.bytes},
-                 {"seconds", elapsed}});
-  return findings.corrupt.empty() ? ExitOk : ExitFinding;
+  nlohmann::json files = nlohmann::json::array();
+  for (auto const& file : files_of(units.store)) {
+    files.push_back({{"path", file->path().string()},
+                     {"direct", file->is_direct()},
+                     {"direct_reason", file->direct_reason()},
+                     {"space", to_json(file->space())}});
+  }
+  options.output.result(
+      {{"path", options.path},
+       {"unit", units.noun()},
+       {"layout", units.layout ? nlohmann::json(units.layout->to_string()) : nlohmann::json()},
+       {units.layout ? "blocks" : "extents", units.count()},
+       {"ok", findings.ok},
+       {"never_written", findings.missing},
+       {"torn", findings.torn},
+       {"corrupt", corrupt},
+       {"bytes", findings.bytes},
+       {"seconds", elapsed},
+       {"bytes_per_second", static_cast<double>(findings.bytes) / elapsed},
+       {"space", to_json(units.store->space())},
+       {"files", files}});
+}
+
+int run(Options const& options) {
+  auto const source = device::make_memory_source({});
+  auto const units = open_units(source, options.path);
+  Findings findings;
+  double elapsed = 0;
+  {
+    Progress progress("verify", units.count(), options.output.json);
+    elapsed = seconds([&] { findings = verify_units(units, *source, progress); });
+  }
+  print_text(options, units, findings, elapsed);
+  print_json(options, units, findings, elapsed);
+  bool const is_bad = !findings.damaged.empty() || (options.strict && !findings.torn.empty());
+  return is_bad ? ExitFinding : ExitOk;
 }
 
 }  // namespace
 
 void add_verify(Commands& commands) {
-  auto const path = std::make_shared<std::string>();
-  auto const output = std::make_shared<Output>();
-  auto& verb = commands.add("verify", "compare every block of a disk layout with its checksum",
-                            [path, output] { return run(*path, *output); });
-  verb.add_option("path", *path, "the data file of a disk layout; opened read-only")->required();
-  output->add_to(verb);
+  auto const options = std::make_shared<Options>();
+  auto& verb = commands.add("verify", "compare everything in a disk store with its checksums",
+                            [options] { return run(*options); });
+  verb.add_option("path", options->path,
+                  "the data file, or the first of several; opened read-only")
+      ->required();
+  verb.add_flag("--strict", options->strict,
+                "exit with 1 also where a write did not come to its end (torn)");
+  options->output.add_to(verb);
 }
 
 }  // namespace kvbm::cli
