@@ -17,6 +17,8 @@
 #include "kvbm/manager/transfer_manager.hpp"
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/memory_source.hpp"
+#include "kvbm/prefix/block_key.hpp"
+#include "kvbm/prefix/prefix_store.hpp"
 #include "kvbm/remote/exchange.hpp"
 #include "kvbm/remote/metadata.hpp"
 #include "kvbm/remote/notices.hpp"
@@ -33,6 +35,9 @@ using layout::LayoutKind;
 using layout::PhysicalLayout;
 using manager::TransferManager;
 using memory::StorageKind;
+using prefix::BlockKey;
+using prefix::PrefixStore;
+using prefix::PrefixStoreOptions;
 using remote::LogicalLayoutDescriptor;
 using remote::LogicalLayoutHandle;
 using remote::SerializedLayout;

@@ -42,6 +42,16 @@ def iterate(notification: TransferCompleteNotification) -> Generator[Any, None, 
     return _wait(notification).__await__()
 
 
+async def _wait_ticket(ticket: Any) -> Any:
+    await _wait(ticket.notification)
+    return ticket.wait()
+
+
+def iterate_ticket(ticket: Any) -> Generator[Any, None, Any]:
+    """What `await ticket` of a PrefixStore runs; its value is the result."""
+    return _wait_ticket(ticket).__await__()
+
+
 async def iterate_notices(notices: WriteNotices) -> AsyncIterator[WriteNotification]:
     """What `async for notification in notices` runs; ends when the manager is closed.
 

@@ -49,6 +49,7 @@ void bind_notices(nb::module_& m);
 void bind_exchange(nb::module_& m);
 void bind_metrics(nb::module_& m);
 void bind_manager(nb::module_& m);
+void bind_prefix(nb::module_& m);
 /// @}
 
 /// Write notifications as WriteNotices in Python.
@@ -87,6 +88,9 @@ std::chrono::nanoseconds to_duration(double seconds, char const* name);
 
 /// Any path-like object. @throws TypeError
 std::string to_path(nb::handle path);
+
+/// A path, or a list or tuple of them.
+std::vector<std::filesystem::path> to_paths(nb::handle paths);
 
 /// Block ids as Python gives them: a one-dimensional integer array (uint32 without a copy), or any
 /// iterable of integers. Made and destroyed with the interpreter lock held.

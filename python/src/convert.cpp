@@ -170,4 +170,15 @@ std::string to_path(nb::handle path) {
   return {bytes.c_str(), bytes.size()};
 }
 
+std::vector<std::filesystem::path> to_paths(nb::handle paths) {
+  if (!nb::isinstance<nb::list>(paths) && !nb::isinstance<nb::tuple>(paths)) {
+    return {to_path(paths)};
+  }
+  std::vector<std::filesystem::path> result;
+  for (nb::handle const path : nb::iter(paths)) {
+    result.emplace_back(to_path(path));
+  }
+  return result;
+}
+
 }  // namespace kvbm::python

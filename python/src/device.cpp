@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "common.hpp"
 
-#include "kvbm/memory/block_file.hpp"
+#include "kvbm/memory/striped_file.hpp"
 
 #include <nanobind/stl/string.h>
 
@@ -25,8 +25,10 @@ nb::dict cuda_array_interface(PyRegion const& self) {
   return interface;
 }
 
-/// The file of a Disk region; null for others.
+/// The file of a Disk region, or the first of several; null for others.
 std::shared_ptr<memory::BlockFile> block_file(Region const& region) {
+  auto const set = std::dynamic_pointer_cast<memory::StripedFile>(region.store());
+  if (set != nullptr) { return set->parts().front(); }
   return std::dynamic_pointer_cast<memory::BlockFile>(region.store());
 }
 

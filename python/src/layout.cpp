@@ -4,10 +4,13 @@
 #include "kvbm/layout/descriptor.hpp"
 #include "kvbm/layout/dims.hpp"
 #include "kvbm/layout/view.hpp"
+#include "kvbm/memory/block_store.hpp"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -58,11 +61,31 @@ void bind_block_view(nb::module_& m) {
 }
 
 PyLayout open_disk(nb::handle path, bool read_only) {
-  std::string const name = to_path(path);
+  auto const names = to_paths(path);
   GilRelease const unlocked;
   return PhysicalLayout::open_disk(
-      memory::make_host_memory_source(), name,
+      memory::make_host_memory_source(), names,
       read_only ? memory::OpenMode::ReadOnly : memory::OpenMode::ReadWrite);
+}
+
+void bind_store_space(nb::module_& m) {
+  using memory::StoreSpace;
+  nb::class_<StoreSpace>(m, "StoreSpace", nb::is_final(), "Room that a store takes and has.")
+      .def_ro("bytes_allocated", &StoreSpace::bytes_allocated,
+              "On its storage, its bookkeeping included; 0: unknown.")
+      .def_ro("extents_total", &StoreSpace::extents_total)
+      .def_ro("extents_written", &StoreSpace::extents_written)
+      .def_ro("extents_torn", &StoreSpace::extents_torn, "Begun and not ended.")
+      .def_ro("extents_damaged", &StoreSpace::extents_damaged,
+              "As far as it is known without reading them.")
+      .def_ro("file_system_free", &StoreSpace::file_system_free, "0 and 0: unknown.")
+      .def_ro("file_system_total", &StoreSpace::file_system_total)
+      .def("__repr__", [](StoreSpace const& self) {
+        return "StoreSpace(bytes_allocated=" + std::to_string(self.bytes_allocated) +
+               ", extents_written=" + std::to_string(self.extents_written) + " of " +
+               std::to_string(self.extents_total) +
+               ", file_system_free=" + std::to_string(self.file_system_free) + ")";
+      });
 }
 
 void bind_physical_layout(nb::module_& m) {
@@ -70,11 +93,13 @@ void bind_physical_layout(nb::module_& m) {
                        "Blocks of one shape, in one format, in one storage. Cheap to copy; its "
                        "memory lives as long as any copy or transfer uses it.")
       .def_static("open_disk", &open_disk,
-                  nb::sig("def open_disk(path: str | os.PathLike[str], *, read_only: bool = False) "
-                          "-> PhysicalLayout"),
+                  nb::sig("def open_disk(path: str | os.PathLike[str] | "
+                          "list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...], *, "
+                          "read_only: bool = False) -> PhysicalLayout"),
                   nb::arg("path"), nb::kw_only(), nb::arg("read_only") = false,
-                  "Reopens what allocate_disk(path) made; TransferManager.open_disk does so with "
-                  "the manager's I/O engine.")
+                  "Reopens what allocate_disk(path) made, several files by the first of them, or "
+                  "by all where they have moved; TransferManager.open_disk does so with the "
+                  "manager's I/O engine.")
       .def_prop_ro("config", [](PyLayout const& self) { return self->config(); })
       .def_prop_ro("kind", [](PyLayout const& self) { return self->kind(); })
       .def_prop_ro("block_dimension", [](PyLayout const& self) { return self->block_dimension(); })
@@ -91,6 +116,16 @@ void bind_physical_layout(nb::module_& m) {
             return regions;
           },
           nb::sig("def regions(self) -> list[Region]"), "One (fully contiguous) or one a layer.")
+      .def(
+          "store_space",
+          [](PyLayout const& self) -> std::optional<memory::StoreSpace> {
+            auto const store = self->regions().front().store();
+            if (store == nullptr) { return std::nullopt; }
+            GilRelease const unlocked;
+            return store->space();
+          },
+          nb::sig("def store_space(self) -> StoreSpace | None"),
+          "Room that the files of a disk layout take and have; None for memory.")
       .def_prop_ro("extents_per_block",
                    [](PyLayout const& self) { return self->extents_per_block(); })
       .def(
@@ -188,6 +223,7 @@ void bind_layout(nb::module_& m) {
       .value("First", layout::BlockDimension::First, "[nb, no, chunk]")
       .value("Second", layout::BlockDimension::Second, "[no, nb, chunk]");
   bind_block_view(m);
+  bind_store_space(m);
   bind_physical_layout(m);
   bind_kv_blocks(m);
 }

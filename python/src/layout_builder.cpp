@@ -214,9 +214,9 @@ PyBuilder allocate_disk(PyBuilder const& self, nb::handle path) {
       return b.allocate_disk();
     });
   }
-  std::filesystem::path const file = to_path(path);
-  return (*self).step(kMemoryGiven, [&](auto const& b) -> decltype(b.allocate_disk(file)) {
-    return b.allocate_disk(file);
+  auto const files = to_paths(path);
+  return (*self).step(kMemoryGiven, [&](auto const& b) -> decltype(b.allocate_disk(files)) {
+    return b.allocate_disk(files);
   });
 }
 
@@ -283,10 +283,12 @@ void bind_layout_builder(nb::module_& m) {
           },
           nb::arg("id"), "Owned memory of a device.")
       .def("allocate_disk", &allocate_disk,
-           nb::sig("def allocate_disk(self, path: str | os.PathLike[str] | None = None) -> "
-                   "PhysicalLayoutBuilder"),
+           nb::sig("def allocate_disk(self, path: str | os.PathLike[str] | "
+                   "list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...] | None = "
+                   "None) -> PhysicalLayoutBuilder"),
            nb::arg("path") = nb::none(),
-           "A preallocated file that must not exist yet; without a path a temporary one.")
+           "A preallocated file that must not exist yet; without a path a temporary one. Several "
+           "paths, one a device, share the blocks in turn.")
       .def("allocate_object", &allocate_object, nb::arg("bucket"), nb::arg("prefix"),
            "Refused by build(): object storage comes with its own tier.")
       .def(

@@ -24,15 +24,16 @@ void bind_registry(Manager& bound) {
       .def(
           "open_disk",
           [](PyManager const& self, nb::handle path, bool read_only) {
-            std::string const name = to_path(path);
+            auto const names = to_paths(path);
             auto const manager = self.get();
             GilRelease const unlocked;
             return PyLayout(layout::PhysicalLayout::open_disk(
-                manager->memory_source(), name,
+                manager->memory_source(), names,
                 read_only ? memory::OpenMode::ReadOnly : memory::OpenMode::ReadWrite));
           },
-          nb::sig("def open_disk(self, path: str | os.PathLike[str], *, read_only: bool = False) "
-                  "-> PhysicalLayout"),
+          nb::sig("def open_disk(self, path: str | os.PathLike[str] | "
+                  "list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...], *, "
+                  "read_only: bool = False) -> PhysicalLayout"),
           nb::arg("path"), nb::kw_only(), nb::arg("read_only") = false,
           "Reopens a disk layout: config, kind and format come from its manifest. Any number of "
           "processes may read, one may write.")

@@ -47,6 +47,14 @@ class PyManager {
     return Held(manager_);
   }
 
+  /// For what keeps the manager beyond a call; to be let go without the interpreter lock.
+  /// @throws Error(ShuttingDown) it was closed
+  [[nodiscard]] std::shared_ptr<manager::TransferManager> share() const {
+    std::lock_guard const lock(mutex_);
+    KVBM_EXPECTS(manager_ != nullptr, ShuttingDown, "the TransferManager was closed");
+    return manager_;
+  }
+
   [[nodiscard]] bool is_closed() const {
     std::lock_guard const lock(mutex_);
     return manager_ == nullptr;

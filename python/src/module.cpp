@@ -21,5 +21,6 @@ NB_MODULE(_kvbm_cpp, m) {
   python::bind_exchange(m);
   python::bind_metrics(m);
   python::bind_manager(m);
+  python::bind_prefix(m);
   python::close_at_exit();
 }
