@@ -5,6 +5,9 @@ A process prefills a prompt, generates tokens, and offloads its KV blocks device
 A new process onboards them and generates the same tokens, after a small part of the time that the
 prefill took. Three more processes, the ranks of a tensor-parallel engine, each onboard one KV head.
 
+With --prefix a second prompt that begins like the first one finds the shared blocks in a prefix
+store: in device memory, in pinned memory, in a file, in turn, and does not prefill them again.
+
 With --workers 2 there is no disk between: a decode process reads the blocks of a prompt from the
 pinned memory of the prefill process, which is still running, and goes on with the same tokens.
 
@@ -70,6 +73,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1,
         help="2: a prefill and a decode process, connected through NIXL (default 1)",
     )
+    parser.add_argument(
+        "--prefix", action="store_true", help="a second prompt that shares a prefix with the first"
+    )
     parser.add_argument("step", nargs="?", choices=STEPS, help="run one step only, in --workdir")
     parser.add_argument("--rank", type=int, default=0, help="which rank the step 'rank' is")
     given = parser.parse_args(arguments)
@@ -79,6 +85,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"the step '{given.step}' needs --workdir")
     if given.workers == 2 and (given.corrupt or given.plot):
         parser.error("--workers 2 takes neither --corrupt nor --plot")
+    if given.prefix and (given.workers == 2 or given.corrupt or given.plot or given.step):
+        parser.error("--prefix takes neither a step, nor --workers 2, --corrupt or --plot")
     if given.plot and given.plot.suffix != ".png":
         parser.error(f"--plot is {given.plot}, must end in .png")
     return given
@@ -202,6 +210,18 @@ def run_workers(given: argparse.Namespace, folder: Path) -> bool:
     return bool(result["passed"])
 
 
+def run_prefix(given: argparse.Namespace, folder: Path) -> bool:
+    """The demo of the prefix store; whether everything is equal."""
+    keep_blas_polite()
+    import prefix
+
+    result = prefix.run(
+        folder, make_backend(given.device), given.tiny, given.tokens, given.generate
+    )
+    print(json.dumps(result, indent=2) if given.json else prefix.table(result))
+    return bool(result["passed"])
+
+
 def clean(folder: Path) -> None:
     """Removes what the demo made in a folder that it did not make."""
     names = ["prefill.json", "onboard.json", "corrupt.json", "serve.json", "fetch.json"]
@@ -228,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder = Path(tempfile.mkdtemp(prefix="kvbm-demo-"))
         if (folder / "kv.store").exists():
             raise FileExistsError(f"{folder / 'kv.store'} is there already: give another --workdir")
-        run = run_all if given.workers == 1 else run_workers
+        run = run_prefix if given.prefix else run_all if given.workers == 1 else run_workers
         try:
             return 0 if run(given, folder) else 1
         finally:
