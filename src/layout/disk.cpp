@@ -93,9 +93,8 @@ std::vector<Region> create_files(LayoutSpec const& spec, memory::MemorySource& s
   }
   auto metadata = describe(spec, StorageKind::Disk).to_json();
   if (paths.size() > 1) {
-    return regions_of(spec,
-                      memory::StripedFile::create({paths, std::move(groups), std::move(metadata)},
-                                                  source.disk_io()));
+    return regions_of(spec, memory::StripedFile::create(
+                                {paths, std::move(groups), std::move(metadata)}, source.disk_io()));
   }
   memory::BlockFileSpec file{paths.empty() ? temporary_path() : paths.front(), std::move(groups),
                              std::move(metadata), paths.empty()};

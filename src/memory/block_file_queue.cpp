@@ -368,7 +368,7 @@ class BlockFile::Queue::Impl {
   static constexpr std::size_t kFlushRequests = 32;
 
   std::shared_ptr<DiskIo> io_;
-  std::shared_ptr<FarMemory> far_;                 // null: the CPU reaches the memory
+  std::shared_ptr<FarMemory> far_;                   // null: the CPU reaches the memory
   std::vector<std::shared_ptr<BlockStore>> stores_;  // keep the entries' files alive
   std::vector<BlockFile::Impl*> files_;              // theirs, each once
   std::vector<Entry> entries_;

@@ -168,9 +168,8 @@ int ExtentTable::clear(std::uint64_t index) {
 std::uint64_t ExtentTable::allocated_bytes() const noexcept {
   constexpr std::uint64_t kStatBlock = 512;
   struct stat status{};
-  return fstat(file_.fd(), &status) == 0
-             ? static_cast<std::uint64_t>(status.st_blocks) * kStatBlock
-             : 0;
+  return fstat(file_.fd(), &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * kStatBlock
+                                         : 0;
 }
 
 int ExtentTable::sync() const { return fdatasync(file_.fd()) == 0 ? 0 : errno; }

@@ -43,7 +43,8 @@ struct FileGeometry {
 /// @throws Error(InvalidArgument), Error(Overflow) naming group and field
 FileGeometry check_groups(std::vector<ExtentGroup> const& groups);
 
-/// The text of PATH.manifest, or of PATH.stripes where there are parts. @throws Error(InvalidArgument) too large
+/// The text of PATH.manifest, or of PATH.stripes where there are parts. @throws
+/// Error(InvalidArgument) too large
 std::string encode_manifest(Manifest const& manifest);
 
 /// Wraps a JSON text with its checksum, as every version of the manifest is:

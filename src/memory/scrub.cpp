@@ -211,8 +211,8 @@ class Scrubber::Impl {
     if (options_.bytes_per_second > 0) {
       auto const cost = std::chrono::duration<double>(
           static_cast<double>(bytes) / static_cast<double>(options_.bytes_per_second));
-      next_start_ = std::max(next_start_, Clock::now()) +
-                    std::chrono::duration_cast<Clock::duration>(cost);
+      next_start_ =
+          std::max(next_start_, Clock::now()) + std::chrono::duration_cast<Clock::duration>(cost);
     }
     return true;
   }
@@ -242,8 +242,8 @@ class Scrubber::Impl {
       auto const code = code_of(check.error);
       if (!code) { return; }
       // A store that cannot be reached says nothing about its extents: the pass ends.
-      bool const is_verdict = code == ErrorCode::Corrupt || code == ErrorCode::Io ||
-                              code == ErrorCode::NotFound;
+      bool const is_verdict =
+          code == ErrorCode::Corrupt || code == ErrorCode::Io || code == ErrorCode::NotFound;
       if (!is_verdict) { std::rethrow_exception(check.error); }
       bool const changed = store_->checksum(check.group, check.extent) != check.before ||
                            code == ErrorCode::NotFound;

@@ -70,15 +70,17 @@ std::vector<ExtentGroup> const& StripedFile::groups() const noexcept {
   return impl_->manifest.groups;
 }
 bool StripedFile::is_writable() const noexcept { return impl_->parts.front()->is_writable(); }
-std::unique_ptr<ExtentQueue> StripedFile::make_queue() { return impl_->parts.front()->make_queue(); }
+std::unique_ptr<ExtentQueue> StripedFile::make_queue() {
+  return impl_->parts.front()->make_queue();
+}
 void const* StripedFile::family() const noexcept { return impl_->parts.front()->family(); }
 
 void StripedFile::check_extent(std::uint32_t group, std::uint64_t extent) const {
   KVBM_EXPECTS(group < groups().size(), OutOfRange,
                fmt::format("{}: group {} of {}", name(), group, groups().size()));
-  KVBM_EXPECTS(extent < groups()[group].count, OutOfRange,
-               fmt::format("{}: extent {} of {} in group {}", name(), extent, groups()[group].count,
-                           group));
+  KVBM_EXPECTS(
+      extent < groups()[group].count, OutOfRange,
+      fmt::format("{}: extent {} of {} in group {}", name(), extent, groups()[group].count, group));
 }
 
 std::optional<Checksum> StripedFile::checksum(std::uint32_t group, std::uint64_t extent) const {

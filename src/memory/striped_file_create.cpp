@@ -25,9 +25,9 @@ std::filesystem::path normal_path(std::filesystem::path const& path) {
 }
 
 Paths checked_paths(Paths const& given) {
-  KVBM_EXPECTS(given.size() >= 2 && given.size() <= kMaxParts, InvalidArgument,
-               fmt::format("a striped file of {} paths: 2 to {} are possible", given.size(),
-                           kMaxParts));
+  KVBM_EXPECTS(
+      given.size() >= 2 && given.size() <= kMaxParts, InvalidArgument,
+      fmt::format("a striped file of {} paths: 2 to {} are possible", given.size(), kMaxParts));
   Paths paths;
   for (auto const& path : given) {
     KVBM_EXPECTS(!path.empty(), InvalidArgument, "a striped file with an empty path");
@@ -74,8 +74,9 @@ FileHandle begin_set(std::filesystem::path const& stripes, std::filesystem::path
   bool const lost = error == (is_leftover ? ENOENT : EEXIST);
   if (error != 0 && !lost) { throw_io(stripes, "create", error); }
   if (!lost) { lock_file(file, creating, /*exclusive=*/true); }
-  KVBM_EXPECTS(!lost && leads_to(creating, file), AlreadyExists,
-               fmt::format("{}: is being created by somebody else at this moment", stripes.string()));
+  KVBM_EXPECTS(
+      !lost && leads_to(creating, file), AlreadyExists,
+      fmt::format("{}: is being created by somebody else at this moment", stripes.string()));
   if (is_leftover) {
     log::write(log::Level::Info,
                fmt::format("{}: clears away what a creation that was cut short has left",
@@ -122,8 +123,8 @@ std::shared_ptr<BlockFile> open_part(Manifest const& set, std::filesystem::path 
                                    own ? "part of another set" : "no part of a set"));
   }
   if (*own != StripePart{set.id, index, count}) {
-    throw CorruptError(fmt::format("{}: {} is part {} of {}", who, path.string(), own->index,
-                                   own->count));
+    throw CorruptError(
+        fmt::format("{}: {} is part {} of {}", who, path.string(), own->index, own->count));
   }
   if (part->groups() != part_groups(set.groups, index, count)) {
     throw CorruptError(fmt::format("{}: {} has other extent groups", who, path.string()));

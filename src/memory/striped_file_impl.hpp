@@ -23,8 +23,8 @@ std::string encode_part(StripePart const& part);
 /// nullopt: these are no part's.
 std::optional<StripePart> decode_part(std::string_view metadata);
 
-/// The extents of part `index` of `count`: at least one of each group, so that every part is a block
-/// file. @throws Error(Overflow)
+/// The extents of part `index` of `count`: at least one of each group, so that every part is a
+/// block file. @throws Error(Overflow)
 std::vector<ExtentGroup> part_groups(std::vector<ExtentGroup> const& groups, std::uint64_t index,
                                      std::uint64_t count);
 

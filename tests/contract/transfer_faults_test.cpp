@@ -65,7 +65,9 @@ TEST_F(Faults, O2_S1_EveryStrategyWorksOrIsRefusedWithItsReasonAndTheManagerGoes
             works = !file && device && from != to && !(system && on_cuda());
             break;
           case Strategy::PinnedStaging: works = !file && device && system; break;
-          case Strategy::DirectFile: works = file && (memory::is_host(from) || memory::is_host(to)); break;
+          case Strategy::DirectFile:
+            works = file && (memory::is_host(from) || memory::is_host(to));
+            break;
           case Strategy::StagedFile: works = file; break;
           case Strategy::DirectStorage:  // not allowed here
           case Strategy::DirectRemote:   // both sides are this worker's

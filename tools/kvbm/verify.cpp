@@ -83,17 +83,16 @@ void print_text(Options const& options, StoreUnits const& units, Findings const&
                           format_bytes(space.file_system_free),
                           format_bytes(space.file_system_total)));
   output.text(fmt::format("  {} in {}, {:.2f} GB/s", format_bytes(findings.bytes),
-                          format_time(elapsed), static_cast<double>(findings.bytes) / elapsed / 1e9));
+                          format_time(elapsed),
+                          static_cast<double>(findings.bytes) / elapsed / 1e9));
 }
 
 nlohmann::json to_json(memory::StoreSpace const& space) {
-  return {{"bytes_allocated", space.bytes_allocated},
-          {"extents_total", space.extents_total},
-          {"extents_written", space.extents_written},
-          {"extents_torn", space.extents_torn},
-          {"extents_damaged", space.extents_damaged},
-          {"file_system_free", space.file_system_free},
-          {"file_system_total", space.file_system_total}};
+  return {
+      {"bytes_allocated", space.bytes_allocated},    {"extents_total", space.extents_total},
+      {"extents_written", space.extents_written},    {"extents_torn", space.extents_torn},
+      {"extents_damaged", space.extents_damaged},    {"file_system_free", space.file_system_free},
+      {"file_system_total", space.file_system_total}};
 }
 
 void print_json(Options const& options, StoreUnits const& units, Findings const& findings,
@@ -146,8 +145,7 @@ void add_verify(Commands& commands) {
   auto const options = std::make_shared<Options>();
   auto& verb = commands.add("verify", "compare everything in a disk store with its checksums",
                             [options] { return run(*options); });
-  verb.add_option("path", options->path,
-                  "the data file, or the first of several; opened read-only")
+  verb.add_option("path", options->path, "the data file, or the first of several; opened read-only")
       ->required();
   verb.add_flag("--strict", options->strict,
                 "exit with 1 also where a write did not come to its end (torn)");

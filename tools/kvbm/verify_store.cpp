@@ -91,8 +91,7 @@ StoreUnits open_units(std::shared_ptr<memory::MemorySource> const& source,
                       std::string const& path) {
   StoreUnits units;
   try {
-    units.layout =
-        layout::PhysicalLayout::open_disk(source, path, memory::OpenMode::ReadOnly);
+    units.layout = layout::PhysicalLayout::open_disk(source, path, memory::OpenMode::ReadOnly);
     units.store = units.layout->regions().front().store();
   } catch (Error const& error) {
     // A store that is whole and holds something else; what is wrong with it says open() itself.

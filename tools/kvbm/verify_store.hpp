@@ -34,8 +34,7 @@ struct StoreUnits {
 };
 
 /// Opens a file or a striped set read-only. @throws what memory::open_block_store throws
-StoreUnits open_units(std::shared_ptr<memory::MemorySource> const& source,
-                      std::string const& path);
+StoreUnits open_units(std::shared_ptr<memory::MemorySource> const& source, std::string const& path);
 
 /// The units of a store by what was found.
 struct Findings {

@@ -236,8 +236,8 @@ class PhysicalLayoutBuilder {
   [[nodiscard]] PhysicalLayoutBuilder<HasConfig, HasKind, true> allocate_disk(
       std::filesystem::path const& path) const
     requires(!HasMemory);
-  /// Several files, one a device, that share the blocks in turn (memory::StripedFile); one path is a
-  /// file as above.
+  /// Several files, one a device, that share the blocks in turn (memory::StripedFile); one path is
+  /// a file as above.
   [[nodiscard]] PhysicalLayoutBuilder<HasConfig, HasKind, true> allocate_disk(
       std::vector<std::filesystem::path> const& paths) const
     requires(!HasMemory);

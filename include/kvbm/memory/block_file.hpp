@@ -68,8 +68,8 @@ class BlockFile final : public BlockStore {
   /// that a full disk shows here and not at a later write). On failure nothing is left behind, and
   /// what a killed process left of its creation is cleared away by the next one.
   /// @throws Error(AlreadyExists) path or its siblings exist; Error(Busy) somebody else creates it
-  ///         right now; Error(Io) with errno (ENOSPC with the bytes needed and free, EACCES, ENOENT)
-  ///         naming the path; Error(InvalidArgument) or Error(Overflow) bad groups
+  ///         right now; Error(Io) with errno (ENOSPC with the bytes needed and free, EACCES,
+  ///         ENOENT) naming the path; Error(InvalidArgument) or Error(Overflow) bad groups
   static std::shared_ptr<BlockFile> create(BlockFileSpec const& spec, std::shared_ptr<DiskIo> io);
 
   /// Opens what create() left. Nothing in the files is trusted.

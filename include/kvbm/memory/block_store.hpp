@@ -57,8 +57,8 @@ struct StoreSpace {
   std::uint64_t extents_total = 0;
   std::uint64_t extents_written = 0;
   std::uint64_t extents_torn = 0;
-  /// Those with status Damaged; extents whose bytes no longer fit their checksum show only when they
-  /// are read (Scrubber).
+  /// Those with status Damaged; extents whose bytes no longer fit their checksum show only when
+  /// they are read (Scrubber).
   std::uint64_t extents_damaged = 0;
   /// Bytes that other files may still take, and all there are, each file system counted once; 0 and
   /// 0: unknown.

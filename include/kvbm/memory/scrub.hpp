@@ -23,8 +23,8 @@ struct ScrubOptions {
   std::chrono::milliseconds between_passes = std::chrono::hours(24);
   /// Ends by itself after so many; 0: never.
   std::uint64_t max_passes = 0;
-  /// Forgets what is damaged, so that later reads report it as never written. Extents that cannot be
-  /// read at all (Error(Io)) are kept: the disk may come back.
+  /// Forgets what is damaged, so that later reads report it as never written. Extents that cannot
+  /// be read at all (Error(Io)) are kept: the disk may come back.
   bool invalidate_damaged = false;
 };
 

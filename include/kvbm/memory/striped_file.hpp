@@ -15,15 +15,17 @@ namespace kvbm::memory {
 
 /// What a new StripedFile is made from.
 struct StripedFileSpec {
-  std::vector<std::filesystem::path> paths;  ///< the data files, one a device; 2 to 256, none exists
-  std::vector<ExtentGroup> groups;           ///< as of a BlockFile that holds all of it
-  std::string metadata;                      ///< opaque bytes kept with the set
+  std::vector<std::filesystem::path>
+      paths;                        ///< the data files, one a device; 2 to 256, none exists
+  std::vector<ExtentGroup> groups;  ///< as of a BlockFile that holds all of it
+  std::string metadata;             ///< opaque bytes kept with the set
 };
 
 /// Several BlockFiles that together hold what one would, so that several devices work at a time:
 /// extent e of every group lies in file e % N.
 ///
-/// Files  each part is a complete BlockFile that knows its set and its place in it; PATHS[0].stripes
+/// Files  each part is a complete BlockFile that knows its set and its place in it;
+/// PATHS[0].stripes
 ///        names the parts (JSON with a checksum, as a manifest) and appears last: where it is, the
 ///        set is complete.
 /// Queues those of BlockFile with the same I/O engine move extents of both.
@@ -87,8 +89,9 @@ class StripedFile final : public BlockStore {
   std::uint64_t num_parts_;
 };
 
-/// Opens what BlockFile::create or StripedFile::create left at `path`, the data file or the first of
-/// several. @throws as the open() of both; Error(InvalidArgument) another part than the first of a set
+/// Opens what BlockFile::create or StripedFile::create left at `path`, the data file or the first
+/// of several. @throws as the open() of both; Error(InvalidArgument) another part than the first of
+/// a set
 std::shared_ptr<BlockStore> open_block_store(std::filesystem::path const& path, OpenMode mode,
                                              std::shared_ptr<DiskIo> io);
 

@@ -34,8 +34,7 @@ class SharedPage {
  public:
   SharedPage() : file_(FileHandle::adopt(memfd_create("kvbm-crash", 0))) {
     if (ftruncate(file_.fd(), kCrashPageBytes) != 0) { throw std::runtime_error("ftruncate"); }
-    memory_ =
-        mmap(nullptr, kCrashPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_.fd(), 0);
+    memory_ = mmap(nullptr, kCrashPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file_.fd(), 0);
     if (memory_ == MAP_FAILED) { throw std::runtime_error("mmap"); }
     reset();
   }
@@ -108,11 +107,11 @@ class CrashAtSyscall : public BlockFileTest {
   TracedEnd run_writer(std::string const& what, std::filesystem::path const& where,
                        std::uint64_t argument, std::uint64_t n) {
     page_.reset();
-    auto const end = run_and_kill_at(
-        {testing::test_program(KVBM_CRASH_STEPS_WRITER), what, where.string(),
-         std::string(to_string(GetParam().engine)), GetParam().direct ? "1" : "0",
-         std::to_string(page_.fd()), std::to_string(argument)},
-        n, [&] { return page_->counting.load() != 0; });
+    auto const end =
+        run_and_kill_at({testing::test_program(KVBM_CRASH_STEPS_WRITER), what, where.string(),
+                         std::string(to_string(GetParam().engine)), GetParam().direct ? "1" : "0",
+                         std::to_string(page_.fd()), std::to_string(argument)},
+                        n, [&] { return page_->counting.load() != 0; });
     EXPECT_TRUE(!end.refusal.empty() || end.killed || end.exit_code == 0)
         << "the writer failed with " << end.exit_code;
     return end;

@@ -5,8 +5,8 @@
 // usage: crash_steps_writer offload PATH IoUring|Threads 0|1 FD GENERATION
 //        crash_steps_writer create PATH IoUring|Threads 0|1 FD PARTS
 //
-// FD: a CrashPage. "offload" overwrites the batches of crash_page.hpp in the store at PATH and ends;
-// "create" makes one of PARTS files.
+// FD: a CrashPage. "offload" overwrites the batches of crash_page.hpp in the store at PATH and
+// ends; "create" makes one of PARTS files.
 #include <sys/mman.h>
 
 #include <cstdio>

@@ -45,9 +45,7 @@ class FakeBlockStore : public BlockStore {
   [[nodiscard]] StorageKind kind() const noexcept override { return StorageKind::Disk; }
   [[nodiscard]] std::string name() const override { return "fake"; }
   [[nodiscard]] std::string const& metadata() const noexcept override { return metadata_; }
-  [[nodiscard]] std::vector<ExtentGroup> const& groups() const noexcept override {
-    return groups_;
-  }
+  [[nodiscard]] std::vector<ExtentGroup> const& groups() const noexcept override { return groups_; }
   [[nodiscard]] bool is_writable() const noexcept override { return writable_; }
   [[nodiscard]] std::optional<Checksum> checksum(std::uint32_t group,
                                                  std::uint64_t extent) const override {

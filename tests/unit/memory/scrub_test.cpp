@@ -71,8 +71,8 @@ TEST_F(ScrubberOfFake, ReadsAllThatWasWrittenInOrder) {
   EXPECT_EQ(counters.bytes_checked, 9U * 5000U + 100U);
   EXPECT_EQ(counters.damaged, 0U);
   std::vector<Key> written = seen;
-  std::erase_if(written, [](Key key) { return key == Key{0, 4} || key == Key{1, 0} ||
-                                              key == Key{1, 2}; });
+  std::erase_if(written,
+                [](Key key) { return key == Key{0, 4} || key == Key{1, 0} || key == Key{1, 2}; });
   EXPECT_EQ(written.size(), 10U);
   EXPECT_TRUE(std::ranges::is_sorted(written));
   EXPECT_TRUE(reports_.all().empty());
@@ -197,7 +197,9 @@ TEST_F(ScrubberOfFake, PauseKeepsItFromReading) {
   scrubber.pause();  // in the first batch
   go_on.set_value();
   // One extent fits into a batch, two do not: the second batch is not read until resume().
-  while (scrubber.counters().extents_checked == 0) { std::this_thread::yield(); }
+  while (scrubber.counters().extents_checked == 0) {
+    std::this_thread::yield();
+  }
   EXPECT_EQ(reads, 1U);
   EXPECT_EQ(scrubber.counters().extents_checked, 1U);
   scrubber.resume();
@@ -257,7 +259,9 @@ TEST_P(ScrubberOfFile, WritersAreNeverTakenForDamage) {
   Reports reports;
   Scrubber const scrubber(file, options, reports.recorder());
   std::uint64_t generation = 1;
-  while (scrubber.is_running()) { expect_written(file, ++generation); }
+  while (scrubber.is_running()) {
+    expect_written(file, ++generation);
+  }
   EXPECT_EQ(scrubber.counters().passes, 30U);
   EXPECT_TRUE(reports.all().empty());
   expect_all_content(file, generation);

@@ -232,9 +232,8 @@ TEST_P(StripedFileTest, MissingForeignAndShuffledPartsAreRefusedByName) {
   });
   EXPECT_EQ(failure.code, ErrorCode::Corrupt);
   EXPECT_THAT(failure.message, HasSubstr("is part 2 of 3"));
-  failure = failure_of_call([&] {
-    return StripedFile::open({all[0], folder_ / "moved"}, OpenMode::ReadWrite, io_);
-  });
+  failure = failure_of_call(
+      [&] { return StripedFile::open({all[0], folder_ / "moved"}, OpenMode::ReadWrite, io_); });
   EXPECT_EQ(failure.code, ErrorCode::InvalidArgument);
 
   flip_bit(all[0].string() + ".stripes", 60);
@@ -248,13 +247,11 @@ TEST_P(StripedFileTest, OpensByItsFirstPathAlone) {
   EXPECT_EQ(open_block_store(paths()[0], OpenMode::ReadWrite, io_)->groups(), two_groups());
   EXPECT_EQ(open_block_store(paths()[0], OpenMode::ReadOnly, io_)->name(),
             paths()[0].string() + ".stripes");
-  auto const failure = failure_of_call(
-      [&] { return open_block_store(paths()[1], OpenMode::ReadOnly, io_); });
+  auto const failure =
+      failure_of_call([&] { return open_block_store(paths()[1], OpenMode::ReadOnly, io_); });
   EXPECT_EQ(failure.code, ErrorCode::InvalidArgument);
   EXPECT_THAT(failure.message, HasSubstr("part 1 of 3"));
-  EXPECT_EQ(failure_of_call([&] {
-              return open_block_store(path(), OpenMode::ReadOnly, io_);
-            }).code,
+  EXPECT_EQ(failure_of_call([&] { return open_block_store(path(), OpenMode::ReadOnly, io_); }).code,
             ErrorCode::Busy);
   EXPECT_EQ(failure_of_call([&] {
               return open_block_store(folder_ / "none", OpenMode::ReadOnly, io_);
