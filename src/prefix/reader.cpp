@@ -284,11 +284,18 @@ void PrefixStore::Impl::run_onboard(std::vector<BlockKey> const& keys, layout::L
   }
 }
 
-std::size_t PrefixStore::Impl::bring(std::vector<BlockKey> const& keys, std::size_t target) {
+std::size_t PrefixStore::Impl::bring(std::vector<BlockKey> const& all, std::size_t target) {
   Tier& to = *catalog_.tiers[target];
+  // More would push each other out.
+  std::vector<BlockKey> const keys(
+      all.begin(),
+      all.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(all.size(), to.capacity())));
   std::vector<unsigned> tried(keys.size(), 0);
+  std::vector<bool> was_brought(keys.size(), false);  // and is not again: others need room too
   Lock lock(mutex_);
   for (;;) {
+    // So that room is made of what is not asked for.
+    catalog_.touch_all(keys);
     std::vector<std::size_t> wanted;
     bool waits = false;
     std::size_t num_there = keys.size();
@@ -297,7 +304,7 @@ std::size_t PrefixStore::Impl::bring(std::vector<BlockKey> const& keys, std::siz
       auto const from = entry == nullptr ? std::nullopt : catalog_.fastest(*entry, tried[i]);
       if (from && *from <= target) { continue; }
       num_there = std::min(num_there, i);
-      if (!from) { break; }
+      if (!from || was_brought[i]) { break; }
       if (entry->slots[target] != kNoSlot) {
         waits = true;
       } else if (!to.departing.contains(keys[i])) {
@@ -322,10 +329,7 @@ std::size_t PrefixStore::Impl::bring(std::vector<BlockKey> const& keys, std::siz
       to.give_back(taken[num_taken].slot);
     }
     if (flights.empty()) {
-      if (!waits) {
-        catalog_.touch_all(std::span(keys).first(num_there));
-        return num_there;
-      }
+      if (!waits) { return num_there; }
       changed_.wait(lock);
       continue;
     }
@@ -340,7 +344,9 @@ std::size_t PrefixStore::Impl::bring(std::vector<BlockKey> const& keys, std::siz
     Ended ended;
     for (auto& flight : flights) {
       for (std::size_t i = 0; i < flight.errors.size(); ++i) {
-        if (flight.errors[i] != nullptr) { tried[flight.move.positions[i]] |= 1U << flight.from; }
+        std::size_t const position = flight.move.positions[i];
+        was_brought[position] = flight.errors[i] == nullptr;
+        if (!was_brought[position]) { tried[position] |= 1U << flight.from; }
       }
       land(flight, false, ended);
     }

@@ -132,9 +132,9 @@ class PrefixStore::Impl {
   void read_loop() noexcept;
   void run_onboard(std::vector<BlockKey> const& keys, layout::LayoutHandle dst,
                    std::vector<BlockId> const& blocks, OnboardResult& result);
-  /// Brings keys from slower tiers into `target`. @return how many of the first ones it, or a
-  /// faster tier, holds then
-  std::size_t bring(std::vector<BlockKey> const& keys, std::size_t target);
+  /// Brings the first keys, as many as it has blocks, from slower tiers into `target`, each at most
+  /// once. @return how many of the first ones it, or a faster tier, holds then
+  std::size_t bring(std::vector<BlockKey> const& all, std::size_t target);
   bool plan_round(std::vector<BlockKey> const& keys, std::vector<Position>& positions,
                   std::size_t& end, std::vector<BlockId> const& blocks, layout::LayoutHandle dst,
                   Round& round);

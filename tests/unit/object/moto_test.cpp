@@ -2,11 +2,15 @@
 //
 // Against moto's S3, which has its own view of HTTP, XML and signatures.
 
+#include <algorithm>
+
 #include "unit/object/moto_server.hpp"
 #include "unit/object/object_fixture.hpp"
 
 namespace kvbm::object::test {
 namespace {
+
+using Kind = ObjectFault::Kind;
 
 class MotoTest : public ::testing::Test {
  protected:
@@ -30,7 +34,8 @@ class MotoTest : public ::testing::Test {
     options.bucket =
         std::string("bucket-") + ::testing::UnitTest::GetInstance()->current_test_info()->name();
     for (char& c : options.bucket) {
-      c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+      auto const letter = static_cast<unsigned char>(c);
+      c = std::isalnum(letter) != 0 ? static_cast<char>(std::tolower(letter)) : '-';
     }
     return options;
   }
@@ -149,6 +154,82 @@ TEST_F(MotoTest, StoresBlocks) {
     EXPECT_EQ(bytes, expected[0]);
   }
 }
+
+struct MotoFaultCase {
+  char const* name;
+  ObjectFault fault;
+  S3ErrorKind kind;
+  ErrorCode code;
+};
+
+// A store whose requests reach moto through a proxy that breaks some of them.
+class MotoFaults : public MotoTest, public ::testing::WithParamInterface<MotoFaultCase> {
+ protected:
+  void SetUp() override {
+    MotoTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) { return; }
+    proxy_ = std::make_unique<testing::FaultProxy>(server->endpoint());
+    ObjectStoreOptions with = store_options(1);
+    with.s3.endpoint = proxy_->endpoint();
+    store_ = ObjectBlockStore::open(with, {0, kBytes, kBytes, 8}, "");
+  }
+
+  static constexpr std::uint64_t kBytes = 40'000;
+  std::unique_ptr<testing::FaultProxy> proxy_;
+  std::shared_ptr<ObjectBlockStore> store_;
+};
+
+TEST_P(MotoFaults, EndWithTheirOwnErrorAndHarmNoBlock) {
+  auto const& param = GetParam();
+  auto const old = pattern(kBytes, 1);
+  store_->put("block", old);
+  std::vector<std::byte> back(kBytes);
+  auto fault = param.fault;
+  for (char const* const method : {"GET", "PUT"}) {
+    SCOPED_TRACE(method);
+    fault.method = method;
+    fault.path_part = "/b/block";
+    proxy_->add_fault(fault);
+    auto const failure = failure_of_call([&] {
+      fault.method == "GET" ? store_->get("block", back) : store_->put("block", pattern(kBytes, 2));
+    });
+    bool const is_of_bodies = param.code == ErrorCode::Corrupt;
+    if (fault.method == "GET" || !is_of_bodies) {
+      EXPECT_EQ(failure.code, param.code) << failure.message;
+      EXPECT_EQ(failure.kind, param.kind) << failure.message;
+    }
+    proxy_->clear_faults();
+    // The old block or the new one, whole.
+    store_->get("block", back);
+    EXPECT_TRUE(back == old || back == pattern(kBytes, 2));
+    store_->put("block", old);
+  }
+  fault.times = 1;
+  fault.method = "GET";
+  proxy_->add_fault(fault);
+  bool const is_retried = store_->client()->stats().retries > 0;
+  if (is_retried) {
+    store_->get("block", back);
+    EXPECT_EQ(back, old);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, MotoFaults,
+    ::testing::Values(
+        MotoFaultCase{"status-500", {Kind::Status, 500}, S3ErrorKind::Server, ErrorCode::Io},
+        MotoFaultCase{"status-503", {Kind::Status, 503}, S3ErrorKind::Throttled, ErrorCode::Busy},
+        MotoFaultCase{"status-403", {Kind::Status, 403}, S3ErrorKind::AccessDenied, ErrorCode::Io},
+        MotoFaultCase{
+            "status-404", {Kind::Status, 404}, S3ErrorKind::NoSuchKey, ErrorCode::NotFound},
+        MotoFaultCase{"reset", {Kind::Reset}, S3ErrorKind::Interrupted, ErrorCode::Io},
+        MotoFaultCase{
+            "truncated", {Kind::Truncate, 20'000}, S3ErrorKind::Truncated, ErrorCode::Corrupt}),
+    [](auto const& each) {
+      std::string name = each.param.name;
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
 
 // moto checks signatures once it is told to; it computes them with botocore.
 TEST(MotoSignatures, AreAcceptedAndWrongOnesRefused) {
