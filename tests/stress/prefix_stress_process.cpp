@@ -17,18 +17,25 @@ namespace {
 using namespace kvbm::testing;
 using What = StressReport::What;
 
-/// Pins and flushes keys that have to be found whenever the process dies.
-void keep(StressStore& stress, ChildChannel const& parent) {
+/// Pins those kept keys that a former process has left.
+std::vector<kvbm::prefix::Pin> pin_found(StressStore& stress) {
   std::vector<kvbm::prefix::Pin> pins;
+  for (std::uint64_t number = 0; number < kKeptKeys; ++number) {
+    BlockKey const key = stress_key(number);
+    pins.push_back(stress.store().pin({&key, 1}));
+  }
+  return pins;
+}
+
+/// Pins and flushes keys that have to be found whenever the process dies.
+void keep(StressStore& stress, std::vector<kvbm::prefix::Pin> pins, ChildChannel const& parent) {
   for (std::uint64_t number = 0; number < kKeptKeys; ++number) {
     std::vector<BlockKey> const key{stress_key(number)};
     // Others fill the tiers at the same time, so a key may go before it is pinned.
-    kvbm::prefix::Pin pin;
-    while (pin.keys().empty()) {
+    while (pins[number].keys().empty()) {
       stress.offload(0, key);
-      pin = stress.store().pin(key);
+      pins[number] = stress.store().pin(key);
     }
-    pins.push_back(std::move(pin));
     if (stress.store().flush().failed > 0) { continue; }
     parent.send(StressReport{What::Flushed, 0, number});
   }
@@ -71,9 +78,11 @@ int main(int argc, char** argv) {
     auto const policy = std::string(argv[3]) == "back" ? WritePolicy::Back : WritePolicy::Through;
     StressStore stress(argv[1], 3, policy);
     std::uint64_t const base = (std::stoull(argv[2]) + 1) * 1'000'000;
+    // Before anybody can push them out.
+    auto pins = pin_found(stress);
     std::thread one([&] { disturb(stress, 1, base, parent); });
     std::thread two([&] { disturb(stress, 2, base + 500'000, parent); });
-    keep(stress, parent);
+    keep(stress, std::move(pins), parent);
   } catch (std::exception const& error) {
     std::fprintf(stderr, "prefix_stress_process: %s\n", error.what());
     return 1;
