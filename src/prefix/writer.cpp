@@ -101,6 +101,8 @@ void PrefixStore::Impl::write_some(Tier& tier, Lock& lock) {
       if (item.src_tier) { catalog_.tiers[*item.src_tier]->stats.bytes_read += tier.block_bytes; }
     }
     Entry const* const entry = tier[slot].entry;
+    // The engine used it: older copies in slower tiers are as good as new.
+    if (entry != nullptr && !item.src_tier) { catalog_.touch(*entry); }
     if (entry == nullptr) {
       ended.gone.push_back({tier.position, slot});  // failed, or erased meanwhile
     } else if (std::size_t const next = tier.position + 1;

@@ -115,6 +115,10 @@ TEST_P(PrefixStress, ThreadsSeeOnlyWhatBelongsToTheirKeys) {
                 4U);
     }
     EXPECT_EQ(stress.store().flush().failed, 0U);
+    EXPECT_EQ(stress.store().stats().tiers[1].blocks, kStressDisk);
+    for (std::uint64_t number = 100; number < 100 + kStressDisk; ++number) {
+      EXPECT_TRUE(stress.store().contains(stress_key(number))) << number;
+    }
   }
   StressStore stress(folder_.path(), 1, GetParam());
   EXPECT_EQ(stress.store().stats().tiers[1].damaged_index, 0U);

@@ -87,6 +87,26 @@ TEST_F(PrefixStoreTiers, TheLastTierForgetsWhatWasUsedLongestAgo) {
   EXPECT_TRUE(store_->contains(keys[0]) && store_->contains(keys[1]));
 }
 
+TEST_F(PrefixStoreTiers, WhatIsOfferedAgainIsRecentInEveryTier) {
+  open({memory_tier(2), disk_tier(4)});
+  auto const keys = test_keys(0, 7);
+  for (std::size_t const i : {0U, 1U, 2U, 3U, 0U, 4U, 5U, 6U}) {
+    EXPECT_EQ(offload({keys[i]}).written, 1U) << "key 0 had gone from memory";
+    store_->flush();
+  }
+  EXPECT_TRUE(store_->contains(keys[0]));
+  EXPECT_FALSE(store_->contains(keys[1]) || store_->contains(keys[2]) || store_->contains(keys[3]));
+}
+
+TEST_F(PrefixStoreTiers, BringingMoreThanFitsEnds) {
+  open({memory_tier(4), disk_tier(16)});
+  auto const keys = test_keys(0, 12);
+  offload(keys);
+  store_->flush();
+  EXPECT_EQ(store_->prefetch(keys).wait().num_blocks, 4U);
+  EXPECT_EQ(store_->lookup({keys.data(), 4}).tiers, std::vector<Tier>(4, Tier::G2));
+}
+
 TEST_F(PrefixStoreTiers, StoresAKeyOnce) {
   open({memory_tier(8)});
   auto const keys = test_keys(0, 3);
