@@ -190,11 +190,14 @@ TEST_P(MotoFaults, EndWithTheirOwnErrorAndHarmNoBlock) {
     fault.method = method;
     fault.path_part = "/b/block";
     proxy_->add_fault(fault);
-    auto const failure = failure_of_call([&] {
-      fault.method == "GET" ? store_->get("block", back) : store_->put("block", pattern(kBytes, 2));
-    });
-    bool const is_of_bodies = param.code == ErrorCode::Corrupt;
-    if (fault.method == "GET" || !is_of_bodies) {
+    bool const is_get = fault.method == "GET";
+    auto const call = [&] {
+      is_get ? store_->get("block", back) : store_->put("block", pattern(kBytes, 2));
+    };
+    if (!is_get && param.code == ErrorCode::Corrupt) {
+      call();  // the answer to a PUT has no body that could be damaged
+    } else {
+      auto const failure = failure_of_call(call);
       EXPECT_EQ(failure.code, param.code) << failure.message;
       EXPECT_EQ(failure.kind, param.kind) << failure.message;
     }
@@ -207,8 +210,7 @@ TEST_P(MotoFaults, EndWithTheirOwnErrorAndHarmNoBlock) {
   fault.times = 1;
   fault.method = "GET";
   proxy_->add_fault(fault);
-  bool const is_retried = store_->client()->stats().retries > 0;
-  if (is_retried) {
+  if (store_->client()->stats().retries > 0) {  // what was tried again is made good
     store_->get("block", back);
     EXPECT_EQ(back, old);
   }
