@@ -2,6 +2,7 @@
 #include "kvbm/layout/physical_layout.hpp"
 
 #include "kvbm/layout/view.hpp"
+#include "kvbm/object/object_store.hpp"
 #include "layout_test_support.hpp"
 
 #include <gtest/gtest.h>
@@ -21,6 +22,14 @@ class PhysicalLayoutTest : public ::testing::Test {
  protected:
   std::shared_ptr<FakeSource> source_ = std::make_shared<FakeSource>();
   LayoutConfig config_ = small_config().build();
+  // Refused before anybody is asked.
+  object::ObjectStoreOptions objects_ = [] {
+    object::ObjectStoreOptions options;
+    options.s3.endpoint = "http://127.0.0.1:1";
+    options.s3.bucket = "kv";
+    options.s3.credentials = object::Credentials{"id", "secret", "", "the test", {}};
+    return options;
+  }();
 
   [[nodiscard]] auto builder() const { return PhysicalLayout::builder(source_); }
 };
@@ -261,9 +270,18 @@ TEST_F(PhysicalLayoutTest, DeviceMemoryKnowsItsDeviceAndAnUnknownOneIsNotFound) 
   });
 }
 
-TEST_F(PhysicalLayoutTest, ObjectStorageAndAMissingSourceAreRefused) {
-  expect_error(ErrorCode::Unsupported, {"bucket 'kv'", "'a/'"}, [&] {
-    return builder().config(config_).fully_contiguous().allocate_object("kv", "a/").build();
+TEST_F(PhysicalLayoutTest, BadObjectStorageAndAMissingSourceAreRefused) {
+  expect_error(ErrorCode::InvalidArgument, {"fully_contiguous"}, [&] {
+    return builder()
+        .config(config_)
+        .layer_separate(BlockDimension::First)
+        .allocate_object(objects_)
+        .build();
+  });
+  expect_error(ErrorCode::InvalidArgument, {"prefix 'a/'"}, [&] {
+    auto objects = objects_;
+    objects.scheme.prefix = "a/";
+    return builder().config(config_).fully_contiguous().allocate_object(objects).build();
   });
   expect_error(ErrorCode::InvalidArgument, {"memory source"}, [&] {
     return PhysicalLayout::builder(nullptr)
