@@ -115,6 +115,13 @@ class Scrubber::Impl {
     return reached();
   }
 
+  bool wait_for_passes(std::uint64_t passes, std::chrono::nanoseconds timeout) const {
+    std::unique_lock lock(mutex_);
+    auto const reached = [&] { return counters_.passes + counters_.failed_passes >= passes; };
+    changed_.wait_for(lock, timeout, [&] { return reached() || ended_; });
+    return reached();
+  }
+
   [[nodiscard]] ScrubCounters counters() const {
     std::lock_guard const lock(mutex_);
     return counters_;
@@ -316,6 +323,9 @@ void Scrubber::stop() { impl_->stop(); }
 void Scrubber::start_pass() { impl_->start_pass(); }
 bool Scrubber::wait_for_passes(std::uint64_t passes) const {
   return impl_->wait_for_passes(passes);
+}
+bool Scrubber::wait_for_passes(std::uint64_t passes, std::chrono::nanoseconds timeout) const {
+  return impl_->wait_for_passes(passes, timeout);
 }
 ScrubCounters Scrubber::counters() const { return impl_->counters(); }
 bool Scrubber::is_running() const { return impl_->is_running(); }
