@@ -8,6 +8,7 @@
 
 #include "gpu_facts.hpp"
 #include "kvbm/device/device.hpp"
+#include "kvbm/device/direct_storage.hpp"
 #include "kvbm/kernels/kernels.h"
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/huge_pages.hpp"
@@ -281,11 +282,10 @@ std::vector<Check> check_gpu() {
                       driver ? trim(read_text("/sys/module/nvidia/version").value_or("loaded"))
                              : std::string("module nvidia is not loaded"),
                       driver ? std::string{} : std::string("install and load the NVIDIA driver")});
-    bool const gds = has_module("nvidia_fs");
-    checks.push_back(
-        {"gds", "GPUDirect Storage", gds ? Health::Ok : Health::Info,
-         gds ? "module nvidia_fs is loaded" : "module nvidia_fs is not loaded",
-         gds ? std::string{} : std::string("this version stages through pinned memory")});
+    auto const& gds = device::direct_storage()->info();
+    bool const direct = gds.mode == device::DirectStorageMode::Direct;
+    checks.push_back({"gds", "GPUDirect Storage", direct ? Health::Ok : Health::Info, gds.reason,
+                      direct ? std::string{} : std::string("files go through pinned memory")});
   }
   return checks;
 }
