@@ -17,6 +17,14 @@ class Error(Exception):
     native_code: int = 0
     #: Whether the same call may succeed later without a change by the caller.
     retryable: bool = False
+    #: What an object store said: "NoSuchKey", "NoSuchBucket", "AccessDenied", "Unreachable",
+    #: "Silent", "Interrupted", "Truncated", "WrongSize", "Throttled", "Server", "Refused" or
+    #: "Cancelled"; None where the error came from elsewhere.
+    kind: str | None = None
+    #: Of that answer; 0: there was none.
+    http_status: int = 0
+    #: Sent until the request was given up; 0 where the error came from elsewhere.
+    attempts: int = 0
 
 
 class InvalidArgumentError(Error, ValueError):

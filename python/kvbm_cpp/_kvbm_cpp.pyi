@@ -712,6 +712,124 @@ class TensorInfo:
 
     def __repr__(self) -> str: ...
 
+class Credentials:
+    """
+    Who signs requests to an object store. Neither repr() nor any message shows the secret or the token.
+    """
+
+    def __init__(self, access_key_id: str, secret_access_key: str, session_token: str = '') -> None: ...
+
+    @staticmethod
+    def from_chain() -> Credentials:
+        """
+        What AWS's own tools look at: the environment, the profiles of ~/.aws, the endpoint of a container, the instance's metadata service. NotFoundError names everything that was looked at.
+        """
+
+    @property
+    def access_key_id(self) -> str: ...
+
+    @property
+    def source(self) -> str:
+        """Where they came from."""
+
+    def __repr__(self) -> str: ...
+
+class S3Stats:
+    """What an S3 client counts since it was made."""
+
+    @property
+    def requests(self) -> int:
+        """Attempts sent."""
+
+    @property
+    def retries(self) -> int:
+        """Of these, all but the first of each request."""
+
+    @property
+    def succeeded(self) -> int:
+        """Requests that ended well."""
+
+    @property
+    def failed(self) -> int:
+        """Requests that ended with an error."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bodies of successful requests."""
+
+    @property
+    def bytes_received(self) -> int: ...
+
+    @property
+    def connections(self) -> int:
+        """Opened."""
+
+    @property
+    def attempt_errors(self) -> dict[str, int]:
+        """Attempts that failed, by kind, also those that a retry made good."""
+
+class ObjectStore:
+    """
+    The objects behind a layout that allocate_object() made: blocks by content key, beside and instead of those by index. Bytes are those of exactly one block, in the layout's format. Methods may be called from any thread and release the interpreter lock.
+    """
+
+    def put(self, content_key: str, data: Buffer) -> None:
+        """Stores the bytes of one block."""
+
+    def get(self, content_key: str) -> bytes:
+        """Reads one block and verifies it. NotFoundError, CorruptError."""
+
+    def get_into(self, content_key: str, buffer: Buffer) -> None:
+        """The same into memory of the caller, which is zeroed where it fails."""
+
+    def exists(self, content_key: str) -> bool: ...
+
+    def exist(self, content_keys: Iterable[str]) -> list[bool]:
+        """For many keys at once, in their order."""
+
+    def remove(self, content_key: str) -> None:
+        """A key that is not there is no error."""
+
+    def list(self, *, limit: int | None = None) -> list[tuple[str, int]]:
+        """Content keys in ascending order of their objects, each with its bytes."""
+
+    def bind(self, block: int, content_key: str) -> None:
+        """
+        From now on this block of the layout is the object of that key. Transfers that were started keep the former one.
+        """
+
+    def unbind(self, block: int) -> None:
+        """Back to the block's index."""
+
+    def key_of(self, block: int) -> str | None:
+        """Its content key; None: it goes by its index."""
+
+    def object_key_of(self, block: int) -> str:
+        """The key of the object in which the block lies."""
+
+    def stats(self) -> S3Stats:
+        """What its S3 client has counted."""
+
+    @property
+    def url(self) -> str:
+        """Of all its objects. Never holds credentials."""
+
+    @property
+    def block_bytes(self) -> int:
+        """What put() takes and get() gives."""
+
+    @property
+    def blocks_per_object(self) -> int: ...
+
+    @property
+    def read_only(self) -> bool: ...
+
+    @property
+    def backend_reason(self) -> str:
+        """Which way objects are moved, and why it was taken."""
+
+    def __repr__(self) -> str: ...
+
 class LayoutKind(enum.Enum):
     """How blocks are spread over regions."""
 
@@ -763,15 +881,45 @@ class BlockView:
     def strides(self) -> tuple[int, ...]:
         """Bytes, one an axis."""
 
+class StoreSpace:
+    """Room that a store takes and has."""
+
+    @property
+    def bytes_allocated(self) -> int:
+        """On its storage, its bookkeeping included; 0: unknown."""
+
+    @property
+    def extents_total(self) -> int: ...
+
+    @property
+    def extents_written(self) -> int: ...
+
+    @property
+    def extents_torn(self) -> int:
+        """Begun and not ended."""
+
+    @property
+    def extents_damaged(self) -> int:
+        """As far as it is known without reading them."""
+
+    @property
+    def file_system_free(self) -> int:
+        """0 and 0: unknown."""
+
+    @property
+    def file_system_total(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
 class PhysicalLayout:
     """
     Blocks of one shape, in one format, in one storage. Cheap to copy; its memory lives as long as any copy or transfer uses it.
     """
 
     @staticmethod
-    def open_disk(path: str | os.PathLike[str], *, read_only: bool = False) -> PhysicalLayout:
+    def open_disk(path: str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...], *, read_only: bool = False) -> PhysicalLayout:
         """
-        Reopens what allocate_disk(path) made; TransferManager.open_disk does so with the manager's I/O engine.
+        Reopens what allocate_disk(path) made, several files by the first of them, or by all where they have moved; TransferManager.open_disk does so with the manager's I/O engine.
         """
 
     @property
@@ -795,6 +943,16 @@ class PhysicalLayout:
     @property
     def regions(self) -> list[Region]:
         """One (fully contiguous) or one a layer."""
+
+    def store_space(self) -> StoreSpace | None:
+        """
+        Room that the files of a disk layout take and have; None for memory. Object stores do not know it.
+        """
+
+    def object_store(self) -> ObjectStore | None:
+        """
+        The objects of a layout that allocate_object() made, for blocks by content key; None for memory and files.
+        """
 
     @property
     def extents_per_block(self) -> int: ...
@@ -891,13 +1049,15 @@ class PhysicalLayoutBuilder:
     def allocate_device(self, id: int) -> PhysicalLayoutBuilder:
         """Owned memory of a device."""
 
-    def allocate_disk(self, path: str | os.PathLike[str] | None = None) -> PhysicalLayoutBuilder:
+    def allocate_disk(self, path: str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...] | None = None) -> PhysicalLayoutBuilder:
         """
-        A preallocated file that must not exist yet; without a path a temporary one.
+        A preallocated file that must not exist yet; without a path a temporary one. Several paths, one a device, share the blocks in turn.
         """
 
-    def allocate_object(self, bucket: str, prefix: str) -> PhysicalLayoutBuilder:
-        """Refused by build(): object storage comes with its own tier."""
+    def allocate_object(self, bucket: str, prefix: str = '', *, endpoint: str | None = None, region: str | None = None, credentials: Credentials | None = None, model: str | None = None, format: str | None = None, tp_size: int = 1, tp_rank: int = 0, blocks_per_object: int = 0, read_only: bool = False, path_style: bool | None = None, ca_file: str | os.PathLike[str] | None = None, sign_payloads: bool | None = None, connections: int = 32, threads: int = 0, connect_timeout: float = 3.0, stall_timeout: float = 5.0, deadline: float = 30.0, max_retries: int = 5) -> PhysicalLayoutBuilder:
+        """
+        Blocks as objects of a bucket of S3, which must be there; blocks that it has already keep their contents. Fully contiguous layouts only. Not given: endpoint, region and ca_file are those of the environment (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION, AWS_CA_BUNDLE), else AWS itself; credentials are Credentials.from_chain(); model and format are the fingerprint of the shape and the layout's format, so that blocks of another shape never meet these. Several blocks an object (up to 32; 0: chosen) where blocks are small. Times in seconds: stall_timeout is how long an attempt may stand still, deadline how long a request may take with all its attempts. build() asks the endpoint once, without retries.
+        """
 
     def with_external_regions(self, regions: Sequence[kvbm_cpp._types.TensorLike], *, kind: StorageKind = ...) -> PhysicalLayoutBuilder:
         """
@@ -914,6 +1074,91 @@ class PhysicalLayoutBuilder:
 
     def build(self) -> PhysicalLayout:
         """Checks everything, allocates, and returns the layout."""
+
+class DamagedExtent:
+    """An extent that cannot be trusted."""
+
+    @property
+    def store(self) -> str:
+        """The file or URL."""
+
+    @property
+    def group(self) -> int: ...
+
+    @property
+    def extent(self) -> int:
+        """Its number in the group; of a fully contiguous layout, the block."""
+
+    @property
+    def error(self) -> kvbm_cpp._errors.Error:
+        """Why."""
+
+    @property
+    def invalidated(self) -> bool:
+        """Whether it was forgotten."""
+
+    def __repr__(self) -> str: ...
+
+class ScrubCounters:
+    """What a Scrubber has done so far."""
+
+    @property
+    def passes(self) -> int:
+        """Ended ones."""
+
+    @property
+    def failed_passes(self) -> int:
+        """Those that the store cut short with an error."""
+
+    @property
+    def extents_checked(self) -> int:
+        """Read and compared; those never written are not."""
+
+    @property
+    def bytes_checked(self) -> int: ...
+
+    @property
+    def damaged(self) -> int:
+        """Reported."""
+
+    @property
+    def overwritten(self) -> int:
+        """Changed by a writer while they were read, hence not judged."""
+
+class Scrubber:
+    """
+    Walks all extents of a layout on disk or in an object store again and again on a thread of its own, and reports what no longer fits its checksum. Writers need not stop. The first pass starts at once. A context manager that stops it at the end.
+    """
+
+    def __init__(self, layout: PhysicalLayout, *, bytes_per_second: int = 67108864, batch_bytes: int = 4194304, between_passes: float = 86400.0, max_passes: int = 0, invalidate_damaged: bool = False, on_damage: Callable[[DamagedExtent], object] | None = None) -> None:
+        """
+        bytes_per_second 0: as fast as the store is; max_passes 0: for ever. on_damage is called on the scrubber's thread; an exception goes to sys.unraisablehook.
+        """
+
+    def pause(self) -> None:
+        """Keeps it from starting reads until resume()."""
+
+    def resume(self) -> None: ...
+
+    def start_pass(self) -> None:
+        """Starts the next pass now if it waits between two."""
+
+    def stop(self) -> None:
+        """Ends it for good after the batch under way. Not from on_damage."""
+
+    def wait_for_passes(self, passes: int, timeout: float | None = None) -> bool:
+        """
+        Waits until so many passes have ended or failed since the start, or it has stopped, or `timeout` seconds are over; returns whether they have.
+        """
+
+    def counters(self) -> ScrubCounters: ...
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def __enter__(self) -> Scrubber: ...
+
+    def __exit__(self, *args: object) -> None: ...
 
 class FailedBlock:
     """A block of a transfer that did not arrive."""
@@ -1295,13 +1540,16 @@ class Strategy(enum.Enum):
     StagedFile = 7
     """file I/O through pinned staging memory"""
 
-    DirectRemote = 8
+    DirectStorage = 8
+    """GPUDirect Storage: file I/O straight from and into a GPU's memory"""
+
+    DirectRemote = 9
     """NIXL straight between this worker's memory and the peer's"""
 
-    StagedRemote = 9
+    StagedRemote = 10
     """NIXL between the peer's memory and staging memory here in its order"""
 
-    PackedRemote = 10
+    PackedRemote = 11
     """NIXL between dense images on both sides: the peer helps"""
 
 class CopyPlan:
@@ -1882,7 +2130,7 @@ class TransferManager:
     def layout_builder(self) -> PhysicalLayoutBuilder:
         """Starts a layout on this manager's memory."""
 
-    def open_disk(self, path: str | os.PathLike[str], *, read_only: bool = False) -> PhysicalLayout:
+    def open_disk(self, path: str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...], *, read_only: bool = False) -> PhysicalLayout:
         """
         Reopens a disk layout: config, kind and format come from its manifest. Any number of processes may read, one may write.
         """
@@ -2036,3 +2284,350 @@ class TransferManager:
         """
         Serves metrics_text() at http://ADDRESS/metrics until the manager is closed, and returns the port; port 0 takes any that is free. UnsupportedError in a build without prometheus-cpp; IoError where the address cannot be had; AlreadyExistsError where it serves already.
         """
+
+class WritePolicy(enum.Enum):
+    """When blocks go to the tiers below the first."""
+
+    Through = 0
+    """At once, in the background."""
+
+    Back = 1
+    """When they are evicted, or by flush()."""
+
+class PrefixTier:
+    """One tier of a PrefixStore: a layout that belongs to it."""
+
+    def __init__(self, layout: LayoutHandle, *, budget_bytes: int | None = None, index: str | os.PathLike[str] | None = None) -> None:
+        """
+        index: on disk, the file that remembers which key lies in which block; without, nothing of the tier survives the store.
+        """
+
+    @property
+    def layout(self) -> LayoutHandle: ...
+
+    @property
+    def budget_bytes(self) -> int | None: ...
+
+class BlockKey:
+    """
+    Names the content of one KV block: the model and every token up to the end of the block's page. str() gives 32 hexadecimal digits. Hashable, ordered.
+    """
+
+    def __init__(self, text: str) -> None: ...
+
+    @property
+    def value(self) -> Checksum:
+        """The hash."""
+
+    def __str__(self) -> str: ...
+
+    def __repr__(self) -> str: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __lt__(self, arg: BlockKey, /) -> bool: ...
+
+    def __le__(self, arg: BlockKey, /) -> bool: ...
+
+    def __gt__(self, arg: BlockKey, /) -> bool: ...
+
+    def __ge__(self, arg: BlockKey, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+def model_fingerprint(name: str, dtype: str, config: LayoutConfig) -> Checksum:
+    """
+    Hash of what decides the content of a model's blocks apart from the tokens: the name of model and weights (adapters included), the element type, and the shape of a block.
+    """
+
+def root_key(fingerprint: Checksum, page_size: int) -> BlockKey:
+    """What the keys of a model's first blocks are chained to."""
+
+def chain_keys(parent: BlockKey, tokens: kvbm_cpp._types.BlockIds, page_size: int) -> list[BlockKey]:
+    """
+    Keys of the full pages of `tokens`, chained to `parent`: root_key(), or the last key before them.
+    """
+
+class PrefixMatch:
+    """How much of a prefix is stored."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Stored from the first one on."""
+
+    @property
+    def tiers(self) -> list[LogicalLayoutHandle]:
+        """The fastest tier that has each of them."""
+
+class OnboardResult:
+    """What onboard() brought."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Arrived, from the first one on; what is behind is unspecified."""
+
+    @property
+    def tiers(self) -> list[LogicalLayoutHandle]:
+        """Where each of them was found."""
+
+class OffloadResult:
+    """What became of offered blocks; the three add up to all of them."""
+
+    @property
+    def written(self) -> int:
+        """To the first tier."""
+
+    @property
+    def already_stored(self) -> int:
+        """There before, by this call or another one."""
+
+    @property
+    def failed(self) -> int:
+        """Not stored: no room, a failed write."""
+
+class PrefetchResult:
+    """What prefetch() brought."""
+
+    @property
+    def num_blocks(self) -> int:
+        """In memory now, from the first one on."""
+
+class FlushResult:
+    """What flush() did."""
+
+    @property
+    def written(self) -> int:
+        """Blocks that no surviving tier had before."""
+
+    @property
+    def failed(self) -> int:
+        """Blocks that no surviving tier has now."""
+
+class OnboardTicket:
+    """An onboard under way. Awaitable in asyncio."""
+
+    def is_ready(self) -> bool:
+        """Whether the work has ended."""
+
+    @property
+    def notification(self) -> TransferCompleteNotification:
+        """For then() and aggregate(); wait() does not block once it is ready."""
+
+    def wait(self, timeout: float | None = None) -> OnboardResult:
+        """
+        Blocks until the work has ended; kvbm_cpp.TimeoutError after `timeout` seconds, while it goes on. What went wrong is in the result.
+        """
+
+    def __await__(self) -> Generator[Any, None, OnboardResult]: ...
+
+class OffloadTicket:
+    """An offload under way. Awaitable in asyncio."""
+
+    def is_ready(self) -> bool:
+        """Whether the work has ended."""
+
+    @property
+    def notification(self) -> TransferCompleteNotification:
+        """For then() and aggregate(); wait() does not block once it is ready."""
+
+    def wait(self, timeout: float | None = None) -> OffloadResult:
+        """
+        Blocks until the work has ended; kvbm_cpp.TimeoutError after `timeout` seconds, while it goes on. What went wrong is in the result.
+        """
+
+    def __await__(self) -> Generator[Any, None, OffloadResult]: ...
+
+class PrefetchTicket:
+    """A prefetch under way. Awaitable in asyncio."""
+
+    def is_ready(self) -> bool:
+        """Whether the work has ended."""
+
+    @property
+    def notification(self) -> TransferCompleteNotification:
+        """For then() and aggregate(); wait() does not block once it is ready."""
+
+    def wait(self, timeout: float | None = None) -> PrefetchResult:
+        """
+        Blocks until the work has ended; kvbm_cpp.TimeoutError after `timeout` seconds, while it goes on. What went wrong is in the result.
+        """
+
+    def __await__(self) -> Generator[Any, None, PrefetchResult]: ...
+
+class TierStats:
+    """What happened in one tier."""
+
+    @property
+    def tier(self) -> LogicalLayoutHandle: ...
+
+    @property
+    def capacity_blocks(self) -> int:
+        """Within the byte budget."""
+
+    @property
+    def blocks(self) -> int:
+        """Held now."""
+
+    @property
+    def pinned_blocks(self) -> int:
+        """Of them, that must stay."""
+
+    @property
+    def hits(self) -> int:
+        """Blocks that onboard() found here."""
+
+    @property
+    def written(self) -> int:
+        """Blocks that arrived."""
+
+    @property
+    def promoted(self) -> int:
+        """Of them, from a slower tier."""
+
+    @property
+    def bytes_read(self) -> int: ...
+
+    @property
+    def bytes_written(self) -> int: ...
+
+    @property
+    def evicted(self) -> int:
+        """Left to make room."""
+
+    @property
+    def lost(self) -> int:
+        """Of them, the last copy, with more tiers below."""
+
+    @property
+    def refused(self) -> int:
+        """Could not come in: all in use or pinned."""
+
+    @property
+    def read_errors(self) -> int: ...
+
+    @property
+    def corrupt(self) -> int:
+        """Blocks dropped: damaged, or gone."""
+
+    @property
+    def write_errors(self) -> int: ...
+
+    @property
+    def recovered(self) -> int:
+        """Found when the store was opened."""
+
+    @property
+    def damaged_index(self) -> int:
+        """Records and headers of the slot index that were refused."""
+
+class PrefixStats:
+    """What happened since a PrefixStore was made."""
+
+    @property
+    def tiers(self) -> list[TierStats]:
+        """Fastest first."""
+
+    @property
+    def lookups(self) -> int:
+        """Calls."""
+
+    @property
+    def onboarded(self) -> int:
+        """Blocks that arrived at the engine."""
+
+    @property
+    def missed(self) -> int:
+        """Blocks asked for that did not."""
+
+    @property
+    def offloaded(self) -> int:
+        """Blocks taken from the engine."""
+
+    @property
+    def already_stored(self) -> int:
+        """Blocks offered that were there, or on their way."""
+
+    @property
+    def shared_reads(self) -> int:
+        """Blocks that waited for somebody else's read."""
+
+    @property
+    def queued_writes(self) -> int:
+        """Blocks on their way down now."""
+
+    @property
+    def background_errors(self) -> int:
+        """In keeping records of keys; the log names them."""
+
+class PrefixPin:
+    """Keeps keys from being evicted or erased. A context manager."""
+
+    @property
+    def keys(self) -> list[BlockKey]:
+        """The keys that were stored when they were pinned."""
+
+    def release(self) -> None:
+        """Lets go now. Harmless on an empty one."""
+
+    def __enter__(self) -> PrefixPin: ...
+
+    def __exit__(self, *args: object) -> None: ...
+
+class PrefixStore:
+    """
+    Keeps KV blocks by content over several tiers, so that a prompt that begins like an earlier one need not be prefilled again. A tier is a registered layout that the store owns from now on; the engine's blocks are source and destination, in any layout and format. New blocks enter the first tier and go down by the write policy; each tier evicts what was used least recently. Tiers on disk with an index, and in object stores, keep their keys over restarts and crashes. All methods may be called from any thread. A context manager: at its end it finishes what was asked for; blocks that only memory has are gone then, call flush() first.
+    """
+
+    def __init__(self, manager: TransferManager, fingerprint: Checksum, tiers: Iterable[PrefixTier | LayoutHandle], *, write_policy: WritePolicy = ..., promote: bool = True, readers: int = 2, batch_blocks: int = 64) -> None: ...
+
+    def close(self) -> None:
+        """Ends it. Harmless on a closed one."""
+
+    def __enter__(self) -> PrefixStore: ...
+
+    def __exit__(self, *args: object) -> None: ...
+
+    @property
+    def page_size(self) -> int: ...
+
+    @property
+    def root(self) -> BlockKey: ...
+
+    def keys(self, tokens: kvbm_cpp._types.BlockIds) -> list[BlockKey]:
+        """Keys of the full pages of a prompt."""
+
+    def lookup(self, keys: Iterable[BlockKey]) -> PrefixMatch:
+        """How many of the first keys are stored. Reads nothing."""
+
+    def __contains__(self, key: BlockKey) -> bool: ...
+
+    def discover(self, keys: Iterable[BlockKey]) -> int:
+        """
+        Asks tiers that other processes write too for keys that this store does not know; returns how many were new.
+        """
+
+    def onboard(self, keys: Iterable[BlockKey], dst: LayoutHandle, dst_blocks: kvbm_cpp._types.BlockIds) -> OnboardTicket:
+        """
+        Copies the longest stored prefix of `keys` to the engine's blocks, keys[i] into dst_blocks[i].
+        """
+
+    def offload(self, keys: Iterable[BlockKey], src: LayoutHandle, src_blocks: kvbm_cpp._types.BlockIds) -> OffloadTicket:
+        """
+        Stores the engine's blocks, src_blocks[i] under keys[i]. They must stay as they are until the ticket is ready.
+        """
+
+    def prefetch(self, keys: Iterable[BlockKey]) -> PrefetchTicket:
+        """Brings the longest stored prefix of `keys` into memory."""
+
+    def pin(self, keys: Iterable[BlockKey]) -> PrefixPin:
+        """Keeps those of the keys that are stored until the pin goes."""
+
+    def erase(self, keys: Iterable[BlockKey]) -> int:
+        """Forgets keys in all tiers; pinned ones stay. Returns how many."""
+
+    def flush(self) -> FlushResult:
+        """
+        Writes every block that no surviving tier has to the first surviving tier, and makes those tiers survive the loss of power. Waits.
+        """
+
+    def stats(self) -> PrefixStats: ...

@@ -17,6 +17,10 @@
 #include <string>
 #include <vector>
 
+namespace kvbm::object {
+struct ObjectStoreOptions;
+}  // namespace kvbm::object
+
 /// What the files of the extension module share.
 namespace kvbm::python {
 
@@ -40,6 +44,8 @@ void bind_stream(nb::module_& m);
 void bind_tensor(nb::module_& m);
 void bind_layout(nb::module_& m);
 void bind_layout_builder(nb::module_& m);
+void bind_object(nb::module_& m);
+void bind_scrub(nb::module_& m);
 void bind_notification(nb::module_& m);
 void bind_options(nb::module_& m);
 void bind_transfer(nb::module_& m);
@@ -63,6 +69,10 @@ inline constexpr std::chrono::nanoseconds kSignalInterval = std::chrono::millise
 
 /// The instance of kvbm_cpp.Error (or a subclass) for a failure; None for null.
 nb::object to_exception(std::exception_ptr const& error);
+
+/// What S3 said to `cause`, where it came from an S3 client: kind, http_status and attempts of the
+/// exception.
+void add_s3_failure(nb::handle exception, std::exception_ptr const& cause);
 
 /// `text` as a str; bytes that are not UTF-8 (file names) become U+FFFD.
 nb::str to_str(std::string_view text);
@@ -153,6 +163,15 @@ device::EventPtr to_event(nb::handle object, std::string const& where);
 /// than
 ///         the region has
 nb::object to_numpy(memory::Region const& region, nb::handle shape, nb::handle dtype);
+
+/// Options of a bucket: those given, else what the environment says.
+/// @param options  a dict of allocate_object's keywords; None counts as not given
+/// @throws TypeError naming the keyword
+object::ObjectStoreOptions to_object_options(std::string const& bucket, std::string const& prefix,
+                                             nb::handle options);
+
+/// An ObjectStore; None for what is no object store.
+nb::object make_object_store(std::shared_ptr<memory::BlockStore> const& store);
 
 /// A PhysicalLayoutBuilder on this source.
 nb::object make_layout_builder(std::shared_ptr<memory::MemorySource> const& source);

@@ -5,10 +5,12 @@ namespace kvbm::python {
 
 namespace {
 
-nb::object make_exception(Error const& error) {
-  return nb::module_::import_("kvbm_cpp._errors")
-      .attr("make_error")(nb::cast(error.code()), to_str(error.what()), error.native_code(),
-                          error.retryable());
+nb::object make_exception(Error const& error, std::exception_ptr const& cause = nullptr) {
+  nb::object exception = nb::module_::import_("kvbm_cpp._errors")
+                             .attr("make_error")(nb::cast(error.code()), to_str(error.what()),
+                                                 error.native_code(), error.retryable());
+  add_s3_failure(exception, cause);
+  return exception;
 }
 
 void translate(std::exception_ptr const& error, void*) {
@@ -16,7 +18,7 @@ void translate(std::exception_ptr const& error, void*) {
     std::rethrow_exception(error);
   } catch (Error const& failure) {
     try {
-      nb::object const exception = make_exception(failure);
+      nb::object const exception = make_exception(failure, error);
       PyErr_SetObject(exception.type().ptr(), exception.ptr());
     } catch (nb::python_error& nested) { nested.restore(); }
   }
@@ -36,7 +38,7 @@ nb::object to_exception(std::exception_ptr const& error) {
   try {
     std::rethrow_exception(error);
   } catch (Error const& failure) {
-    return make_exception(failure);
+    return make_exception(failure, error);
   } catch (std::bad_alloc const& failure) {
     return make_exception(Error(ErrorCode::OutOfMemory, failure.what()));
   } catch (std::exception const& failure) {

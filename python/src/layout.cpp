@@ -125,7 +125,14 @@ void bind_physical_layout(nb::module_& m) {
             return store->space();
           },
           nb::sig("def store_space(self) -> StoreSpace | None"),
-          "Room that the files of a disk layout take and have; None for memory.")
+          "Room that the files of a disk layout take and have; None for memory. Object stores do "
+          "not know it.")
+      .def(
+          "object_store",
+          [](PyLayout const& self) { return make_object_store(self->regions().front().store()); },
+          nb::sig("def object_store(self) -> ObjectStore | None"),
+          "The objects of a layout that allocate_object() made, for blocks by content key; None "
+          "for memory and files.")
       .def_prop_ro("extents_per_block",
                    [](PyLayout const& self) { return self->extents_per_block(); })
       .def(

@@ -10,8 +10,10 @@ NB_MODULE(_kvbm_cpp, m) {
   python::bind_stream(m);
   python::bind_device(m);
   python::bind_tensor(m);
+  python::bind_object(m);
   python::bind_layout(m);
   python::bind_layout_builder(m);
+  python::bind_scrub(m);
   python::bind_notification(m);
   python::bind_options(m);
   python::bind_costs(m);

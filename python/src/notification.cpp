@@ -45,8 +45,21 @@ bool await_outcome(Notification const& notification,
   }
 }
 
+// The error of a transfer of several blocks sums up; what S3 said is with the first of them.
+nb::object exception_of(Notification const& notification) {
+  nb::object exception = to_exception(notification.error());
+  if (!exception.is_none()) {
+    std::vector<FailedBlock> const failed = notification.failed_blocks();
+    if (!failed.empty()) { add_s3_failure(exception, failed.front().error); }
+  }
+  return exception;
+}
+
 void rethrow(Notification const& notification) {
-  if (std::exception_ptr const error = notification.error()) { std::rethrow_exception(error); }
+  nb::object const exception = exception_of(notification);
+  if (exception.is_none()) { return; }
+  PyErr_SetObject(exception.type().ptr(), exception.ptr());
+  throw nb::python_error();
 }
 
 bool wait_for(Notification const& notification, double timeout) {
@@ -104,10 +117,8 @@ void bind_notification(nb::module_& m) {
       .def("wait_for", &wait_for, nb::arg("timeout"),
            "Blocks for at most `timeout` seconds; returns whether the outcome is known, and raises "
            "the error of a failed transfer.")
-      .def(
-          "error", [](Notification const& self) { return to_exception(self.error()); },
-          nb::sig("def error(self) -> kvbm_cpp._errors.Error | None"),
-          "The error of a failed transfer; None while pending and after success.")
+      .def("error", &exception_of, nb::sig("def error(self) -> kvbm_cpp._errors.Error | None"),
+           "The error of a failed transfer; None while pending and after success.")
       .def("failed_blocks", &Notification::failed_blocks,
            "Blocks that did not arrive; after a failure every block not listed arrived completely.")
       .def("then", &then,

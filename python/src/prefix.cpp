@@ -7,6 +7,7 @@
 #include <nanobind/operators.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
@@ -256,7 +257,7 @@ void bind_store(nb::module_& m) {
       .def("__init__", &init_store,
            nb::sig("def __init__(self, manager: TransferManager, fingerprint: Checksum, tiers: "
                    "collections.abc.Iterable[PrefixTier | LayoutHandle], *, write_policy: "
-                   "WritePolicy = WritePolicy.Through, promote: bool = True, readers: int = 2, "
+                   "WritePolicy = ..., promote: bool = True, readers: int = 2, "
                    "batch_blocks: int = 64) -> None"),
            nb::arg("manager"), nb::arg("fingerprint"), nb::arg("tiers"), nb::kw_only(),
            nb::arg("write_policy") = WritePolicy::Through, nb::arg("promote") = true,
