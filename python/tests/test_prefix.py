@@ -49,9 +49,7 @@ def test_keys_are_chained_over_full_pages() -> None:
     assert kvbm.model_fingerprint("test/model", "float16", config()) != MODEL
 
 
-def test_a_prefix_comes_back_from_every_tier(
-    manager: kvbm.TransferManager, tmp_path: Path
-) -> None:
+def test_a_prefix_comes_back_from_every_tier(manager: kvbm.TransferManager, tmp_path: Path) -> None:
     tensors = random_cache(num_blocks=12)
     expected = [tensor.copy() for tensor in tensors]
     engine = manager.register_layout(engine_layout(manager, tensors))

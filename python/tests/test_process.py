@@ -9,6 +9,8 @@ import sys
 import textwrap
 import time
 
+import pytest
+
 PRELUDE = """
 import kvbm_cpp as kvbm
 import numpy as np
@@ -102,6 +104,17 @@ def test_exit_while_a_transfer_is_pending() -> None:
     """)
 
 
+def test_exit_while_a_scrubber_works() -> None:
+    run("""
+        builder = manager.layout_builder().config(config).fully_contiguous()
+        disk = builder.allocate_disk().build()
+        manager.fill_blocks(manager.register_layout(disk), range(4), kvbm.FillPattern())
+        slow = kvbm.Scrubber(disk, bytes_per_second=1, on_damage=print)
+        scrubber = kvbm.Scrubber(disk, bytes_per_second=0, between_passes=0.0, on_damage=print)
+        assert scrubber.wait_for_passes(3)
+    """)
+
+
 def test_close_in_a_thread_at_exit() -> None:
     out = run("""
         done = start()
@@ -114,21 +127,35 @@ def test_close_in_a_thread_at_exit() -> None:
     assert out.split() == ["True", "True"]
 
 
-def test_interrupt_reaches_a_wait() -> None:
-    code = """
-        import signal
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        done = start()
+WAIT_FOR_A_TRANSFER = """
+    done = start()
+    try:
+        print("waiting", flush=True)
+        done.wait()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    gate.set()
+    done.wait()
+"""
+WAIT_FOR_A_SCRUBBER = """
+    builder = manager.layout_builder().config(config).fully_contiguous()
+    with kvbm.Scrubber(builder.allocate_disk().build()) as scrubber:
         try:
             print("waiting", flush=True)
-            done.wait()
+            scrubber.wait_for_passes(2)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
-        gate.set()
-        done.wait()
-    """
+"""
+
+
+@pytest.mark.parametrize(
+    "waiting", [WAIT_FOR_A_TRANSFER, WAIT_FOR_A_SCRUBBER], ids=["transfer", "scrubber"]
+)
+def test_interrupt_reaches_a_wait(waiting: str) -> None:
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += textwrap.dedent(waiting)
     process = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(code)],
+        [sys.executable, "-c", PRELUDE + code],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -126,6 +126,7 @@ def test_example_of_the_readme_runs() -> None:
         pytest.skip("python/README.md is in the repository only")
     text = readme.read_text()
     examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    assert len(examples) == 2
+    assert len(examples) == 3
     exec(compile(examples[0], "README.md", "exec"), {})
     compile(examples[1], "README.md", "exec")  # for a GPU: examples/layerwise.py runs there
+    assert "http://127.0.0.1:9000" in examples[2]  # for a bucket: test_object.py runs it
