@@ -214,7 +214,8 @@ TEST_F(ScrubberOfFake, StartsTheNextPassWhenAskedAndSurvivesAReportThatThrows) {
   Scrubber scrubber(store_, options, [](DamagedExtent const&) { throw std::runtime_error("no"); });
   ASSERT_TRUE(scrubber.wait_for_passes(1));
   scrubber.start_pass();
-  ASSERT_TRUE(scrubber.wait_for_passes(2));
+  ASSERT_TRUE(scrubber.wait_for_passes(2, std::chrono::hours(1)));
+  EXPECT_FALSE(scrubber.wait_for_passes(3, std::chrono::nanoseconds(0)));
   EXPECT_EQ(scrubber.counters().damaged, 2U);
 }
 
