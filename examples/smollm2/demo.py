@@ -5,8 +5,9 @@ A process prefills a prompt, generates tokens, and offloads its KV blocks device
 A new process onboards them and generates the same tokens, after a small part of the time that the
 prefill took. Three more processes, the ranks of a tensor-parallel engine, each onboard one KV head.
 
-With --prefix a second prompt that begins like the first one finds the shared blocks in a prefix
-store: in device memory, in pinned memory, in a file, in turn, and does not prefill them again.
+At last a second prompt that begins like an earlier one finds the shared blocks in a prefix store:
+in device memory, in pinned memory, in a file, in an object store, in turn, and does not prefill
+them again. With --prefix there is this part alone, with --no-prefix all but it.
 
 With --workers 2 there is no disk between: a decode process reads the blocks of a prompt from the
 pinned memory of the prefill process, which is still running, and goes on with the same tokens.
@@ -25,13 +26,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import kvbm_cpp as kvbm
 
-from backend import BackendError, make_backend
+from backend import Backend, BackendError, make_backend
 
-STEPS = ("prefill", "onboard", "rank", "report", "serve", "fetch")
+STEPS = ("prefill", "onboard", "rank", "report", "serve", "fetch", "prefix")
 TP_RANKS = 3
+#: How much of the prefix store the whole demo shows.
+PREFIX_TOKENS = 400
+PREFIX_GENERATED = 8
 
 
 class StepError(Exception):
@@ -74,7 +79,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="2: a prefill and a decode process, connected through NIXL (default 1)",
     )
     parser.add_argument(
-        "--prefix", action="store_true", help="a second prompt that shares a prefix with the first"
+        "--prefix",
+        action=argparse.BooleanOptionalAction,
+        help="only a second prompt that shares a prefix with an earlier one, with as many tokens; "
+        "--no-prefix leaves it out (default: both, with at most "
+        f"{PREFIX_TOKENS} tokens and {PREFIX_GENERATED} generated)",
     )
     parser.add_argument("step", nargs="?", choices=STEPS, help="run one step only, in --workdir")
     parser.add_argument("--rank", type=int, default=0, help="which rank the step 'rank' is")
@@ -85,8 +94,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"the step '{given.step}' needs --workdir")
     if given.workers == 2 and (given.corrupt or given.plot):
         parser.error("--workers 2 takes neither --corrupt nor --plot")
-    if given.prefix and (given.workers == 2 or given.corrupt or given.plot or given.step):
-        parser.error("--prefix takes neither a step, nor --workers 2, --corrupt or --plot")
+    if given.prefix and (given.workers == 2 or given.corrupt or given.plot):
+        parser.error("--prefix takes neither --workers 2 nor --corrupt or --plot")
+    if given.prefix and given.step not in (None, "onboard"):
+        parser.error(f"the step '{given.step}' takes no --prefix")
     if given.plot and given.plot.suffix != ".png":
         parser.error(f"--plot is {given.plot}, must end in .png")
     return given
@@ -120,6 +131,17 @@ def finish(name: str, process: subprocess.Popen[bytes]) -> None:
         raise StepError(f"the step '{name}' ended with status {status}, see above")
 
 
+def second_prompt(given: argparse.Namespace, backend: Backend, model: Any = None) -> None:
+    """The demo of the prefix store, in a folder of its own."""
+    import prefix
+    import roles
+
+    folder = given.workdir / "prefix"
+    folder.mkdir()
+    result = prefix.run(folder, backend, given.tiny, given.tokens, given.generate, model)
+    roles.write_results(given.workdir, "prefix", result)
+
+
 def run_step(given: argparse.Namespace) -> None:
     """Runs one step in this process."""
     import roles
@@ -133,7 +155,14 @@ def run_step(given: argparse.Namespace) -> None:
     elif given.step == "fetch":
         workers.fetch(given.workdir, backend, given.tiny)
     elif given.step == "onboard":
-        roles.onboard(given.workdir, backend, given.tiny)
+        model = roles.onboard(given.workdir, backend, given.tiny)
+        if given.prefix:
+            # The model is loaded already, and a shorter prompt shows as much.
+            given.tokens = min(given.tokens, PREFIX_TOKENS)
+            given.generate = min(given.generate, PREFIX_GENERATED)
+            second_prompt(given, backend, model)
+    elif given.step == "prefix":
+        second_prompt(given, backend)
     else:
         roles.rank(given.workdir, backend, given.rank, TP_RANKS)
 
@@ -162,11 +191,29 @@ def report(given: argparse.Namespace, folder: Path) -> bool:
     ranks = [roles.read_results(folder, f"rank{index}") for index in range(TP_RANKS)]
     checks = reports.compare(before, after, ranks, damaged)
     result = reports.summary(before, after, checks)
-    print(json.dumps(result, indent=2) if given.json else reports.table(result))
+    if not given.json:
+        print(reports.table(result), flush=True)
     if given.plot:
         reports.plot(result, given.plot)
         print(f"wrote {given.plot}", file=sys.stderr)
-    return bool(result["passed"])
+    passed = bool(result["passed"])
+    if (folder / "prefix.json").is_file():
+        import prefix
+
+        result["prefix"] = roles.read_results(folder, "prefix")
+        passed = passed and bool(result["prefix"]["passed"])
+        if not given.json:
+            print("\n" + prefix.table(result["prefix"]))
+    if given.json:
+        print(json.dumps(result, indent=2))
+    return passed
+
+
+def has_prefix(given: argparse.Namespace) -> bool:
+    """Whether the whole demo has a second prompt: where it is long enough to share something."""
+    import prefix
+
+    return given.prefix is None and not given.corrupt and given.tokens > prefix.CHUNK_TOKENS
 
 
 def run_all(given: argparse.Namespace, folder: Path) -> bool:
@@ -175,7 +222,7 @@ def run_all(given: argparse.Namespace, folder: Path) -> bool:
     finish("prefill", start(given, folder, "prefill"))
     if given.corrupt:
         corrupt(folder)
-    finish("onboard", start(given, folder, "onboard"))
+    finish("onboard", start(given, folder, "onboard", *(["--prefix"] if has_prefix(given) else [])))
     ranks = [start(given, folder, "rank", "--rank", str(index)) for index in range(TP_RANKS)]
     for index, process in enumerate(ranks):
         finish(f"rank {index}", process)
@@ -211,24 +258,26 @@ def run_workers(given: argparse.Namespace, folder: Path) -> bool:
 
 
 def run_prefix(given: argparse.Namespace, folder: Path) -> bool:
-    """The demo of the prefix store; whether everything is equal."""
+    """The demo of the prefix store alone; whether everything is equal."""
     keep_blas_polite()
+    finish("prefix", start(given, folder, "prefix"))
     import prefix
+    import roles
 
-    result = prefix.run(
-        folder, make_backend(given.device), given.tiny, given.tokens, given.generate
-    )
+    result = roles.read_results(folder, "prefix")
     print(json.dumps(result, indent=2) if given.json else prefix.table(result))
     return bool(result["passed"])
 
 
 def clean(folder: Path) -> None:
     """Removes what the demo made in a folder that it did not make."""
-    names = ["prefill.json", "onboard.json", "corrupt.json", "serve.json", "fetch.json"]
+    names = ["prefill.json", "onboard.json", "corrupt.json", "prefix.json"]
+    names += ["serve.json", "fetch.json"]
     names += [f"rank{index}.json" for index in range(TP_RANKS)]
     for path in (*(folder / name for name in names), *folder.glob("kv.store*")):
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder / "workers", ignore_errors=True)
+    for name in ("workers", "prefix"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

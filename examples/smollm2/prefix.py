@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A second prompt that begins like the first one: what is shared is not prefilled again.
 
-The first prompt's blocks go into a kvbm.PrefixStore over device memory, pinned memory, a file and,
-where KVBM_DEMO_BUCKET names a bucket, an object store. The second prompt finds them in each of
-these tiers in turn: first all tiers are warm, then other blocks push them out of device memory,
-then a new store finds what the file has kept, and at last one finds what the bucket has kept.
+The first prompt's blocks go into a kvbm.PrefixStore over device memory, pinned memory, a file and
+an object store: the bucket that KVBM_DEMO_BUCKET names, else one of an S3 server on this machine.
+The second prompt finds them in each of these tiers in turn: first all tiers are warm, then other
+blocks push them out of device memory, then a new store finds what the file has kept, and at last
+one finds what the bucket has kept.
 """
 
 from __future__ import annotations
 
 import os
 import time
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import kvbm_cpp as kvbm
 import numpy as np
@@ -21,6 +25,7 @@ import report as reports
 import tiers
 from backend import MODEL_NAME, TINY, Backend, load_model
 from engine import Engine, cacheable_tokens
+from local_s3 import LocalS3, why_missing
 from model import open_gguf
 from paged_cache import BLOCK_TOKENS, PagedCache
 from progress import Progress
@@ -31,6 +36,7 @@ from roles import PREFILL_SEED, Results
 CHUNK_TOKENS = 128
 INDEX_NAME = "kv.store.index"
 BUCKET_VARIABLE = "KVBM_DEMO_BUCKET"
+LOCAL_BUCKET = "kvbm-demo"
 OTHER_QUESTION = "\n\nWhich command runs all tests?"
 
 
@@ -64,43 +70,95 @@ def make_prompts(tiny: bool, num_tokens: int) -> tuple[list[int], list[int], int
     return first, first[:shared] + tail, shared
 
 
+class Bucket:
+    """Where G4 lies: a bucket that the environment names, or one of a server of our own.
+
+    A context manager; there is none where `name` is empty, and `why` says so.
+    """
+
+    def __init__(self) -> None:
+        self.name = os.environ.get(BUCKET_VARIABLE, "")
+        self.why = f"bucket {self.name} of {BUCKET_VARIABLE}"
+        self._server: LocalS3 | None = None
+        # Another run must not find what this one stores.
+        self._prefix = f"kvbm-demo/{uuid.uuid4().hex}"
+        self._options: dict[str, Any] = {}
+        if self.name:
+            return
+        if missing := why_missing():
+            self.why = f"no G4: {BUCKET_VARIABLE} names no bucket, and {missing}"
+            return
+        self._server = LocalS3()  # starts while the model is loaded
+        self.name = LOCAL_BUCKET
+        self.why = "a bucket of moto's S3 server on this machine"
+
+    def wait(self) -> None:
+        """Returns when the bucket can be used."""
+        if self._server is not None and not self._options:
+            self._server.wait().make_bucket(self.name)
+            self._options = {
+                "endpoint": self._server.endpoint,
+                "credentials": kvbm.Credentials("anybody", "anything"),
+            }
+
+    def place(self, builder: kvbm.PhysicalLayoutBuilder) -> kvbm.PhysicalLayoutBuilder:
+        """The objects of this run."""
+        return builder.allocate_object(self.name, self._prefix, **self._options)
+
+    def __enter__(self) -> Bucket:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all stores of a run have in common."""
+
+    manager: kvbm.TransferManager
+    fingerprint: kvbm.Checksum
+    config: kvbm.LayoutConfig  # num_blocks: those that are shared
+    folder: Path
+    bucket: Bucket
+
+
 class Tiers:
     """The layouts of a store, and the store."""
 
-    def __init__(
-        self,
-        manager: kvbm.TransferManager,
-        fingerprint: kvbm.Checksum,
-        config: kvbm.LayoutConfig,
-        folder: Path,
-        names: str,
-    ):
-        """@param names  the tiers there are, e.g. "G1 G2 G3"; G1 holds config.num_blocks"""
-        self._manager = manager
+    def __init__(self, setup: Setup, names: str):
+        """@param names  the tiers there are, e.g. "G1 G2 G3"; G1 holds the shared blocks"""
+        self._manager = setup.manager
         self._handles: list[kvbm.LayoutHandle] = []
-        count = config.num_blocks
+        file = setup.folder / tiers.STORE_NAME
+        config = setup.config
         options: list[kvbm.PrefixTier] = []
-        for name in names.split():
+        for number, name in enumerate(("G1", "G2", "G3", "G4")):
+            if name not in names.split():
+                continue
             place = {
                 "G1": lambda b: b.allocate_device(0),
                 "G2": lambda b: b.allocate_pinned(),
-                "G3": lambda b: b.allocate_disk(folder / tiers.STORE_NAME),
-                "G4": lambda b: b.allocate_object(os.environ[BUCKET_VARIABLE], "kvbm-demo"),
+                "G3": lambda b: b.allocate_disk(file),
+                "G4": setup.bucket.place,
             }[name]
-            blocks = {"G1": count, "G2": 2 * count, "G3": 4 * count, "G4": 8 * count}[name]
-            if name == "G3" and (folder / tiers.STORE_NAME).exists():
-                layout = manager.open_disk(folder / tiers.STORE_NAME)
+            if name == "G3" and file.exists():
+                layout = self._manager.open_disk(file)
             else:
-                shape = tiers.block_config(
-                    blocks, config.num_layers, config.num_heads or 1, config.head_dim
-                )
-                builder = manager.layout_builder().config(shape)
+                shape = config.with_num_blocks(config.num_blocks << number)
+                builder = self._manager.layout_builder().config(shape)
                 layout = place(builder.fully_contiguous(tiers.UNIVERSAL_TP)).build()
-            handle = manager.register_layout(layout)
+            handle = self._manager.register_layout(layout)
             self._handles.append(handle)
-            index = folder / INDEX_NAME if name == "G3" else None
+            index = setup.folder / INDEX_NAME if name == "G3" else None
             options.append(kvbm.PrefixTier(handle, index=index))
-        self.store = kvbm.PrefixStore(manager, fingerprint, options)
+        self.store = kvbm.PrefixStore(self._manager, setup.fingerprint, options)
 
     def close(self) -> None:
         """Ends the store; what memory has is lost, what files and objects have is not."""
@@ -137,9 +195,7 @@ class Runner:
         brought = store.onboard(keys, self._g1, physical).wait()
         onboarded = time.perf_counter() - begin
         cached = brought.num_blocks * BLOCK_TOKENS
-        generation = self._engine.generate(
-            self._prompt, self._count, already_cached_tokens=cached
-        )
+        generation = self._engine.generate(self._prompt, self._count, already_cached_tokens=cached)
         from_tier = sum(found.name == tier for found in brought.tiers)
         self.rows.append(
             Row(
@@ -153,35 +209,23 @@ class Runner:
         )
 
 
-def run(folder: Path, backend: Backend, tiny: bool, num_tokens: int, num_generated: int) -> Results:
-    """The whole of it, in one process that forgets between the tiers."""
-    progress = Progress("prefix")
-    progress.say("loading the model")
-    first, second, shared = make_prompts(tiny, num_tokens)
-    model = backend.place(load_model(tiny))
-    shape = model.shape
-    num_blocks = shared // BLOCK_TOKENS
-    config = tiers.block_config(num_blocks, shape.num_layers, shape.num_kv_heads, shape.head_dim)
-    fingerprint = kvbm.model_fingerprint(
-        "random weights" if tiny else MODEL_NAME, "float32", config
-    )
-    cache_blocks = (num_tokens + num_generated) // BLOCK_TOKENS + 1
-    manager = backend.new_manager()
-    cache = backend.engine_cache(
-        manager, shape.num_layers, shape.num_kv_heads, shape.head_dim, cache_blocks, PREFILL_SEED
-    )
-    g1 = tiers.register_cache(manager, cache)
-    engine = Engine(model, cache, chunk_tokens=CHUNK_TOKENS)
-
-    progress.say(f"the second prompt without anything: {num_tokens} tokens")
-    runner = Runner(engine, cache, g1, second, num_generated)
-
+def visit(
+    setup: Setup,
+    runner: Runner,
+    engine: Engine,
+    cache: PagedCache,
+    g1: kvbm.LayoutHandle,
+    first: list[int],
+    progress: Progress,
+) -> None:
+    """Stores the first prompt's blocks, and runs the second prompt from each tier in turn."""
+    num_blocks = setup.config.num_blocks
+    shared = num_blocks * BLOCK_TOKENS
+    has_bucket = bool(setup.bucket.name)
     progress.say(f"the first prompt, which shares {shared} tokens")
     cache.wipe()
     engine.generate(first, 1)
-    has_bucket = BUCKET_VARIABLE in os.environ
-    names = "G1 G2 G3 G4" if has_bucket else "G1 G2 G3"
-    warm = Tiers(manager, fingerprint, config, folder, names)
+    warm = Tiers(setup, "G1 G2 G3 G4" if has_bucket else "G1 G2 G3")
     store = warm.store
     shared_keys = store.keys(first)[:num_blocks]
     blocks = cache.physical_blocks(range(num_blocks))
@@ -197,23 +241,79 @@ def run(folder: Path, backend: Backend, tiny: bool, num_tokens: int, num_generat
     store.flush()
     warm.close()
     progress.say("a new store over the same file")
-    cold = Tiers(manager, fingerprint, config, folder, "G2 G3")
+    cold = Tiers(setup, "G2 G3")
     runner.run("G3", cold.store)
     cold.close()
     if has_bucket:
         progress.say("a new store over the same bucket")
-        far = Tiers(manager, fingerprint, config, folder, "G2 G4")
+        far = Tiers(setup, "G2 G4")
         runner.run("G4", far.store)
+        far.store.erase([*shared_keys, *filler])  # the bucket may be somebody's
         far.close()
 
+
+def run(
+    folder: Path,
+    backend: Backend,
+    tiny: bool,
+    num_tokens: int,
+    num_generated: int,
+    model: Any = None,
+) -> Results:
+    """The whole of it, in one process that forgets between the tiers.
+
+    @param model  placed; None: it is loaded
+    """
+    progress = Progress("prefix")
+    first, second, shared = make_prompts(tiny, num_tokens)
+    with Bucket() as bucket:
+        if model is None:
+            progress.say("loading the model")
+            model = backend.place(load_model(tiny))
+        bucket.wait()
+        progress.say(bucket.why)
+        shape = model.shape
+        config = tiers.block_config(
+            shared // BLOCK_TOKENS, shape.num_layers, shape.num_kv_heads, shape.head_dim
+        )
+        fingerprint = kvbm.model_fingerprint(
+            "random weights" if tiny else MODEL_NAME, "float32", config
+        )
+        manager = backend.new_manager()
+        cache = backend.engine_cache(
+            manager,
+            shape.num_layers,
+            shape.num_kv_heads,
+            shape.head_dim,
+            (num_tokens + num_generated) // BLOCK_TOKENS + 1,
+            PREFILL_SEED,
+        )
+        g1 = tiers.register_cache(manager, cache)
+        engine = Engine(model, cache, chunk_tokens=CHUNK_TOKENS)
+        progress.say(f"the second prompt without anything: {len(second)} tokens")
+        runner = Runner(engine, cache, g1, second, num_generated)
+        setup = Setup(manager, fingerprint, config, folder, bucket)
+        visit(setup, runner, engine, cache, g1, first, progress)
+        return summary(config, backend, tiny, len(second), bucket, runner.rows)
+
+
+def summary(
+    config: kvbm.LayoutConfig,
+    backend: Backend,
+    tiny: bool,
+    num_tokens: int,
+    bucket: Bucket,
+    rows: list[Row],
+) -> Results:
+    """What `--json` prints; rates in bytes per second, times in seconds."""
     block_bytes = config.block_bytes
-    rows = runner.rows
     return {
         "model": "random weights" if tiny else MODEL_NAME,
         "device": backend.name,
         "prompt_tokens": num_tokens,
-        "shared_tokens": shared,
+        "shared_tokens": config.num_blocks * BLOCK_TOKENS,
         "block_bytes": block_bytes,
+        "objects": bucket.why,
         "rows": [
             {
                 **asdict(row),
@@ -224,12 +324,13 @@ def run(folder: Path, backend: Backend, tiny: bool, num_tokens: int, num_generat
             for row in rows
         ],
         "passed": all(row.same_tokens for row in rows)
-        and all(row.blocks_hit == num_blocks for row in rows[1:]),
+        and all(row.blocks_hit == config.num_blocks for row in rows[1:]),
     }
 
 
 def table(result: Results) -> str:
     """The result for people."""
+    tiers_shown = [row["tier"] for row in result["rows"]]
     lines = [["tier", "blocks hit", "GB/s", "onboard, ms", "first token, s", "prefilled", "tokens"]]
     for row in result["rows"]:
         is_hit = row["tier"] != "none"
@@ -251,6 +352,7 @@ def table(result: Results) -> str:
             f"one before it ({result['block_bytes'] / 1024:.0f} KiB a block)",
             "",
             *reports.rows(lines, {1, 2, 3, 4, 5}),
+            f"G4 is {result['objects']}" if "G4" in tiers_shown else result["objects"],
             "",
             "everything is equal" if result["passed"] else "SOMETHING DIFFERS: see above",
         ]

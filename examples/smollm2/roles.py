@@ -172,8 +172,11 @@ def prefill(
     )
 
 
-def onboard(folder: Path, backend: Backend, tiny: bool) -> None:
-    """Step (d), and (g) where the store was damaged: onboard and generate again."""
+def onboard(folder: Path, backend: Backend, tiny: bool) -> Any:
+    """Step (d), and (g) where the store was damaged: onboard and generate again.
+
+    @return the model, placed, for whoever goes on
+    """
     progress = Progress("onboard")
     before = read_results(folder, "prefill")
     progress.say("loading the model")
@@ -250,6 +253,7 @@ def onboard(folder: Path, backend: Backend, tiny: bool) -> None:
             "hops": [asdict(from_disk), asdict(from_pinned)],
         },
     )
+    return model
 
 
 def rank(folder: Path, backend: Backend, index: int, num_ranks: int) -> None:

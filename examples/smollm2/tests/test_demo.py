@@ -72,6 +72,13 @@ def test_everything_is_equal(result: Results) -> None:
     assert "first logits bit-equal" in names
 
 
+def test_a_second_prompt_finds_what_it_shares(result: Results) -> None:
+    shown = result["prefix"]
+    assert shown["passed"]
+    assert shown["shared_tokens"] == 128
+    assert [row["tier"] for row in shown["rows"]][:4] == ["none", "G1", "G2", "G3"]
+
+
 def test_only_the_tail_is_prefilled_again(result: Results) -> None:
     assert result["prefilled_tokens"] == {"prefill": 150, "onboard": 150 - BLOCKS * 16}
 
@@ -90,7 +97,7 @@ def test_every_hop_is_timed_and_compared(result: Results) -> None:
 
 def test_progress_is_told_on_stderr(kept: Path) -> None:
     told = (kept / "stderr.txt").read_text()
-    for word in ("[prefill]", "[onboard]", "[rank 2]", "first token after", "kept "):
+    for word in ("[prefill]", "[onboard]", "[rank 2]", "first token after", "[prefix]", "kept "):
         assert word in told
 
 
