@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,9 @@ def server() -> Iterator[LocalS3]:
 
 
 @pytest.fixture
-def bucket(server: LocalS3, request: pytest.FixtureRequest) -> str:
+def bucket(server: LocalS3) -> str:
     """A bucket of the test's own."""
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name.lower()).strip("-")
-    return server.make_bucket(name[:60].strip("-"))
+    return server.make_bucket(f"bucket-{uuid.uuid4().hex}")
 
 
 def client(server: LocalS3, service: str = "s3") -> Any:
