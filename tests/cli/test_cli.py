@@ -257,7 +257,7 @@ def test_explain_names_strategy_hops_and_candidates() -> None:
     result = kvbm_json("explain", "--src", "g1", "--dst", "g3", "--blocks", 8)
     assert result["strategy"] == "StagedFile"
     assert len(result["hops"]) == 2
-    assert len(result["candidates"]) == 11
+    assert len(result["candidates"]) == 12
     assert result["total_bytes"] == 8 * result["plan"]["bytes_per_block"]
 
 
