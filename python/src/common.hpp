@@ -70,8 +70,8 @@ inline constexpr std::chrono::nanoseconds kSignalInterval = std::chrono::millise
 /// The instance of kvbm_cpp.Error (or a subclass) for a failure; None for null.
 nb::object to_exception(std::exception_ptr const& error);
 
-/// What S3 said to `cause`, where it came from an S3 client: kind, http_status and attempts of the
-/// exception.
+/// What S3 said to `cause`, where it came from an S3 client and is of the exception's code: its
+/// kind, http_status and attempts.
 void add_s3_failure(nb::handle exception, std::exception_ptr const& cause);
 
 /// `text` as a str; bytes that are not UTF-8 (file names) become U+FFFD.

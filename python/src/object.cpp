@@ -312,7 +312,8 @@ void add_s3_failure(nb::handle exception, std::exception_ptr const& cause) {
     std::rethrow_exception(cause);
   } catch (Error const& error) {
     auto const* const failure = object::s3_failure(error);
-    if (failure == nullptr) { return; }
+    // Of a transfer whose blocks failed in several ways, the summary may be about another one.
+    if (failure == nullptr || !exception.attr("code").equal(nb::cast(error.code()))) { return; }
     exception.attr("kind") = to_str(to_string(failure->kind()));
     exception.attr("http_status") = failure->http_status();
     exception.attr("attempts") = failure->attempts();
