@@ -5,7 +5,7 @@
 
 include(GNUInstallDirs)
 
-set(KVBM_ROOMS core memory device kernels object layout transfer remote manager prefix metrics)
+set(KVBM_ROOMS core nixl memory device kernels object layout transfer remote manager prefix metrics)
 
 if(BUILD_SHARED_LIBS)
   # Installed libraries find each other, and the programs of bin/ find them, wherever the tree lies.

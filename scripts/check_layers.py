@@ -19,13 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # Which rooms each room may include besides itself.
 MAY_INCLUDE: dict[str, set[str]] = {
     "core": set(),
+    "nixl": {"core"},
     "memory": {"core"},
     "device": {"core", "memory"},
     "kernels": {"core"},
-    "object": {"core", "memory"},
+    "object": {"core", "nixl", "memory"},
     "layout": {"core", "memory", "object"},
     "transfer": {"core", "memory", "device", "kernels", "layout"},
-    "remote": {"core", "memory", "layout", "transfer"},
+    "remote": {"core", "nixl", "memory", "layout", "transfer"},
     "manager": {"core", "memory", "device", "kernels", "object", "layout", "transfer", "remote"},
     "prefix": {"core", "memory", "object", "layout", "transfer", "remote", "manager"},
     "metrics": {"core", "memory", "object", "layout", "transfer", "remote", "manager", "prefix"},

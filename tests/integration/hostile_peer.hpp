@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "kvbm/remote/metadata.hpp"
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 #include "remote/worker/message.hpp"
 
 namespace kvbm::testing {
@@ -26,14 +26,13 @@ class RawPeer {
 
   /// Knows the way to the manager whose address that is.
   RawPeer(std::string name, std::uint64_t worker_id, remote::WorkerAddress const& victim)
-      : agent_(remote::NixlLibrary::load(), std::move(name)),
+      : agent_(nixl::NixlLibrary::load(), std::move(name)),
         worker_id_(worker_id),
         victim_(victim.agent_name),
         memory_(1U << 20U) {
     agent_.create_backend("UCX", {});
-    remote::NixlRange const all{reinterpret_cast<std::uintptr_t>(memory_.data()), memory_.size(),
-                                0};
-    registrations_.push_back(agent_.register_memory(remote::Segment::Dram, {&all, 1}));
+    nixl::NixlRange const all{reinterpret_cast<std::uintptr_t>(memory_.data()), memory_.size(), 0};
+    registrations_.push_back(agent_.register_memory(nixl::Segment::Dram, {&all, 1}));
     agent_.load_remote(victim.nixl_metadata);
   }
 
@@ -116,11 +115,11 @@ class RawPeer {
     }
   }
 
-  remote::NixlAgent agent_;
+  nixl::NixlAgent agent_;
   std::uint64_t const worker_id_;
   std::string const victim_;
   std::vector<std::byte> memory_;
-  std::vector<remote::NixlAgent::Registration> registrations_;
+  std::vector<nixl::NixlAgent::Registration> registrations_;
   std::uint64_t sequence_ = 0;
   std::uint64_t their_session_ = 0;
   std::uint64_t taken_ = 0;

@@ -64,8 +64,9 @@ std::optional<memory::ProcessWatch> watch(std::optional<memory::ProcessName> con
 
 }  // namespace
 
-Contact::Contact(std::shared_ptr<NixlAgent> agent, std::uint64_t own_id, std::uint64_t worker_id,
-                 WorkerAddress address, std::optional<memory::ProcessName> const& process)
+Contact::Contact(std::shared_ptr<nixl::NixlAgent> agent, std::uint64_t own_id,
+                 std::uint64_t worker_id, WorkerAddress address,
+                 std::optional<memory::ProcessName> const& process)
     : agent_(std::move(agent)),
       own_id_(own_id),
       worker_id_(worker_id),

@@ -14,7 +14,7 @@
 
 #include "kvbm/memory/shared_memory.hpp"
 #include "kvbm/remote/metadata.hpp"
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 #include "remote/worker/message.hpp"
 
 namespace kvbm::remote {
@@ -25,7 +25,7 @@ namespace kvbm::remote {
 class Contact {
  public:
   /// @param process  of the worker, where it is known
-  Contact(std::shared_ptr<NixlAgent> agent, std::uint64_t own_id, std::uint64_t worker_id,
+  Contact(std::shared_ptr<nixl::NixlAgent> agent, std::uint64_t own_id, std::uint64_t worker_id,
           WorkerAddress address, std::optional<memory::ProcessName> const& process);
   Contact(Contact const&) = delete;
   Contact& operator=(Contact const&) = delete;
@@ -75,7 +75,7 @@ class Contact {
   void expect_own_name(std::string const& found) const;
   void post(std::vector<std::byte> const& bytes);
 
-  std::shared_ptr<NixlAgent> const agent_;
+  std::shared_ptr<nixl::NixlAgent> const agent_;
   std::uint64_t const own_id_;
   std::uint64_t const worker_id_;
   std::string const agent_name_;

@@ -13,7 +13,7 @@ class ExposedMemory::Entry {
   Entry(std::shared_ptr<ExposedMemory> owner, std::vector<memory::Region> regions)
       : owner_(std::move(owner)), regions_(std::move(regions)) {
     for (bool const gpu : {false, true}) {
-      std::vector<NixlRange> ranges;
+      std::vector<nixl::NixlRange> ranges;
       for (auto const& region : regions_) {
         if ((region.host_data() == nullptr) != gpu) { continue; }
         ranges.push_back({region.address(), region.bytes(),
@@ -21,7 +21,7 @@ class ExposedMemory::Entry {
       }
       if (ranges.empty()) { continue; }
       registrations_.push_back(
-          owner_->agent_->register_memory(gpu ? Segment::Vram : Segment::Dram, ranges));
+          owner_->agent_->register_memory(gpu ? nixl::Segment::Vram : nixl::Segment::Dram, ranges));
     }
     std::unique_lock const lock(owner_->mutex_);
     for (auto const& region : regions_) {
@@ -43,7 +43,7 @@ class ExposedMemory::Entry {
  private:
   std::shared_ptr<ExposedMemory> owner_;
   std::vector<memory::Region> regions_;  ///< their memory lives until it is deregistered
-  std::vector<NixlAgent::Registration> registrations_;
+  std::vector<nixl::NixlAgent::Registration> registrations_;
 };
 
 std::shared_ptr<void const> ExposedMemory::expose(std::span<memory::Region const> regions) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kvbm/memory/region.hpp"
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 
 namespace kvbm::remote {
 
@@ -21,7 +21,8 @@ namespace kvbm::remote {
 class ExposedMemory : public std::enable_shared_from_this<ExposedMemory> {
  public:
   /// @param gpu  whether a GPU's memory is registered too
-  ExposedMemory(std::shared_ptr<NixlAgent> agent, bool gpu) : agent_(std::move(agent)), gpu_(gpu) {}
+  ExposedMemory(std::shared_ptr<nixl::NixlAgent> agent, bool gpu)
+      : agent_(std::move(agent)), gpu_(gpu) {}
 
   /// Registers those of the regions that the wire can reach; deregisters them when the result ends.
   /// Null where there is none.
@@ -32,7 +33,7 @@ class ExposedMemory : public std::enable_shared_from_this<ExposedMemory> {
  private:
   class Entry;
 
-  std::shared_ptr<NixlAgent> const agent_;
+  std::shared_ptr<nixl::NixlAgent> const agent_;
   bool const gpu_;
   mutable std::shared_mutex mutex_;
   std::multimap<std::uintptr_t, std::uint64_t> ranges_;  ///< address -> bytes

@@ -26,7 +26,7 @@ constexpr std::uint64_t kMaxRequestBytes = std::uint64_t{8} << 20U;
 constexpr std::size_t kMaxRequestRuns = 1024;
 /// Requests under way at once, so that a network never waits for the next post.
 constexpr std::size_t kMaxRequests = 4;
-NixlRange range(std::uintptr_t address, std::uint64_t bytes, WireMemory const& memory) {
+nixl::NixlRange range(std::uintptr_t address, std::uint64_t bytes, WireMemory const& memory) {
   return {address, bytes, memory.is_gpu ? static_cast<std::uint64_t>(memory.device_id) : 0};
 }
 
@@ -80,7 +80,8 @@ class NixlPeer::Moves {
   Moves(NixlPeer& peer, WireDirection direction, WireMemory local, WireMemory remote,
         std::shared_ptr<void const> hold)
       : peer_(peer),
-        direction_(direction == WireDirection::Read ? Direction::Read : Direction::Write),
+        direction_(direction == WireDirection::Read ? nixl::Direction::Read
+                                                    : nixl::Direction::Write),
         local_(local),
         remote_(remote),
         hold_(std::move(hold)) {}
@@ -93,10 +94,11 @@ class NixlPeer::Moves {
     }
   }
 
-  void post(std::span<NixlRange const> local, std::span<NixlRange const> remote) {
+  void post(std::span<nixl::NixlRange const> local, std::span<nixl::NixlRange const> remote) {
     requests_.push_back(peer_.agent_->make_request(
-        direction_, local_.is_gpu ? Segment::Vram : Segment::Dram, local,
-        remote_.is_gpu ? Segment::Vram : Segment::Dram, remote, peer_.contact_->agent_name()));
+        direction_, local_.is_gpu ? nixl::Segment::Vram : nixl::Segment::Dram, local,
+        remote_.is_gpu ? nixl::Segment::Vram : nixl::Segment::Dram, remote,
+        peer_.contact_->agent_name()));
     requests_.back().post();
   }
 
@@ -119,14 +121,14 @@ class NixlPeer::Moves {
 
  private:
   NixlPeer& peer_;
-  Direction const direction_;
+  nixl::Direction const direction_;
   WireMemory const local_;
   WireMemory const remote_;
   std::shared_ptr<void const> const hold_;
-  std::deque<NixlAgent::Request> requests_;
+  std::deque<nixl::NixlAgent::Request> requests_;
 };
 
-NixlPeer::NixlPeer(std::shared_ptr<NixlAgent> agent, std::shared_ptr<Contact> contact,
+NixlPeer::NixlPeer(std::shared_ptr<nixl::NixlAgent> agent, std::shared_ptr<Contact> contact,
                    std::shared_ptr<ExposedMemory> exposed, std::shared_ptr<Calls> calls,
                    std::optional<LandingZone> const& landing)
     : agent_(std::move(agent)),
@@ -139,8 +141,8 @@ void NixlPeer::move(WireDirection direction, WireMemory local, WireMemory remote
                     std::span<WireRun const> runs, std::shared_ptr<void const> const& hold,
                     ShouldStop const& should_stop) {
   contact_->connect();
-  std::vector<NixlRange> here;
-  std::vector<NixlRange> there;
+  std::vector<nixl::NixlRange> here;
+  std::vector<nixl::NixlRange> there;
   try {
     Moves moves(*this, direction, local, remote, hold);
     std::uint64_t bytes = 0;

@@ -19,7 +19,7 @@ namespace kvbm::remote {
 class NixlPeer final : public transfer::Peer {
  public:
   /// @param calls  shared with the thread that takes replies
-  NixlPeer(std::shared_ptr<NixlAgent> agent, std::shared_ptr<Contact> contact,
+  NixlPeer(std::shared_ptr<nixl::NixlAgent> agent, std::shared_ptr<Contact> contact,
            std::shared_ptr<ExposedMemory> exposed, std::shared_ptr<Calls> calls,
            std::optional<LandingZone> const& landing);
 
@@ -45,7 +45,7 @@ class NixlPeer final : public transfer::Peer {
  private:
   class Moves;
 
-  std::shared_ptr<NixlAgent> const agent_;
+  std::shared_ptr<nixl::NixlAgent> const agent_;
   std::shared_ptr<Contact> const contact_;
   std::shared_ptr<ExposedMemory> const exposed_;
   std::shared_ptr<Calls> const calls_;

@@ -55,10 +55,10 @@ RemoteWorker::Impl::Impl(std::shared_ptr<transfer::TransferContext> const& conte
       hooks_(std::move(hooks)),
       worker_id_(context->event_system()->worker_id()),
       process_(this_process()) {
-  NixlSearch search;
+  nixl::NixlSearch search;
   search.library = options_.nixl_library;
-  agent_ = std::make_shared<NixlAgent>(
-      NixlLibrary::load(search),
+  agent_ = std::make_shared<nixl::NixlAgent>(
+      nixl::NixlLibrary::load(search),
       options_.agent_name.empty() ? fmt::format("kvbm-{:016x}", worker_id_) : options_.agent_name);
   for (auto const& [name, parameters] : options_.backends) {
     agent_->create_backend(name, parameters);

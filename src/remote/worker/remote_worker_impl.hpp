@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "kvbm/memory/arena.hpp"
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 #include "remote/worker/calls.hpp"
 #include "remote/worker/contact.hpp"
 #include "remote/worker/exposed_memory.hpp"
@@ -54,7 +54,7 @@ class RemoteWorker::Impl {
   bool take_messages();
   /// Sends again what workers have not taken.
   void tend_contacts();
-  void take(NixlAgent::Message const& message);
+  void take(nixl::NixlAgent::Message const& message);
   void handle(std::shared_ptr<Contact> const& contact, Hello const& hello);
   void handle(std::shared_ptr<Contact> const& contact, Farewell const& farewell);
   void handle(std::shared_ptr<Contact> const& contact, WriteNotice const& notice);
@@ -70,7 +70,7 @@ class RemoteWorker::Impl {
   void copy_image(CopyImage const& copy, memory::Region const& landing);
 
   /// The contact of a message's sender; makes or replaces it for a Hello. Null: a stranger.
-  std::shared_ptr<Contact> contact_of(NixlAgent::Message const& raw, Message const& message);
+  std::shared_ptr<Contact> contact_of(nixl::NixlAgent::Message const& raw, Message const& message);
   /// A worker that is met for the first time; whoever had its agent name before has ended.
   /// @pre  mutex_ is held
   std::shared_ptr<Contact> make_contact(std::uint64_t worker_id, WorkerAddress const& address,
@@ -97,7 +97,7 @@ class RemoteWorker::Impl {
   RemoteHooks const hooks_;
   std::uint64_t const worker_id_;
   std::optional<memory::ProcessName> process_;
-  std::shared_ptr<NixlAgent> agent_;
+  std::shared_ptr<nixl::NixlAgent> agent_;
   std::shared_ptr<ExposedMemory> exposed_;
   std::shared_ptr<Calls> calls_ = std::make_shared<Calls>();
   NoticeBoard board_;

@@ -84,7 +84,7 @@ bool RemoteWorker::Impl::take_messages() {
   }
 }
 
-void RemoteWorker::Impl::take(NixlAgent::Message const& message) {
+void RemoteWorker::Impl::take(nixl::NixlAgent::Message const& message) {
   if (!Message::is_ours(message.bytes)) {
     ++num_foreign_;
     return;
@@ -109,7 +109,7 @@ void RemoteWorker::Impl::take(NixlAgent::Message const& message) {
   }
 }
 
-std::shared_ptr<Contact> RemoteWorker::Impl::contact_of(NixlAgent::Message const& raw,
+std::shared_ptr<Contact> RemoteWorker::Impl::contact_of(nixl::NixlAgent::Message const& raw,
                                                         Message const& message) {
   if (message.worker_id == worker_id_) { return nullptr; }
   auto const* const hello = std::get_if<Hello>(&message.body);

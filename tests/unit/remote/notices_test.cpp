@@ -14,7 +14,7 @@
 #include "kvbm/testing/failure.hpp"
 #include "remote/worker/exposed_memory.hpp"
 #include "remote/worker/notice_queue.hpp"
-#include "unit/remote/nixl_fixture.hpp"
+#include "unit/nixl/nixl_fixture.hpp"
 
 namespace kvbm::remote {
 namespace {
@@ -261,7 +261,7 @@ memory::Region region_at(std::byte* first, std::uint64_t bytes) {
 
 TEST(ExposedMemory, ReachesWhatLiesInsideOneExposedRegion) {
   KVBM_SKIP_WITHOUT_NIXL();
-  auto const agent = std::make_shared<NixlAgent>(NixlLibrary::load(), "exposing");
+  auto const agent = std::make_shared<nixl::NixlAgent>(nixl::NixlLibrary::load(), "exposing");
   agent->create_backend("UCX", {});
   auto const exposed = std::make_shared<ExposedMemory>(agent, false);
   std::vector<std::byte> memory(1U << 20U);

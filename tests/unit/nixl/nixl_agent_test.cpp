@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -18,9 +18,9 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/testing/temp_folder.hpp"
-#include "unit/remote/nixl_fixture.hpp"
+#include "unit/nixl/nixl_fixture.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 namespace {
 
 using ::testing::AllOf;
@@ -383,4 +383,4 @@ TEST_F(NixlAgentTest, MovesBytesBetweenMemoryAndAFile) {
 }
 
 }  // namespace
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

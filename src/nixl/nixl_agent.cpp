@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 
 #include <unistd.h>
 
@@ -15,9 +15,9 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/log.hpp"
-#include "remote/nixl/nixl_core.hpp"
+#include "nixl/nixl_core.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 namespace {
 
@@ -267,6 +267,15 @@ std::size_t NixlAgent::abandoned() const {
   return core_->abandoned.size();
 }
 
+std::size_t NixlAgent::sweep() {
+  // What nobody needs any more ends without the lock: it may deregister memory, or send.
+  std::vector<std::shared_ptr<void const>> unneeded;
+  std::lock_guard const lock(core_->mutex);
+  if (!core_->abandoned.empty()) { core_->sweep(); }
+  unneeded.swap(core_->unneeded);
+  return core_->abandoned.size();
+}
+
 void NixlAgent::send(std::string const& agent, std::span<std::byte const> message) {
   // NIXL wants an address even for nothing.
   static constexpr std::byte kNothing{};
@@ -288,13 +297,7 @@ std::vector<NixlAgent::Message> NixlAgent::take_messages() {
   if (status != nixl_c::kSuccess) { throw_nixl("get_notifs", status); }
   std::size_t agents = 0;
   functions.notif_map_size(map.get(), &agents);
-  {
-    // What nobody needs any more ends without the lock: it may deregister memory, or send.
-    std::vector<std::shared_ptr<void const>> unneeded;
-    std::lock_guard const lock(core_->mutex);
-    if (!core_->abandoned.empty()) { core_->sweep(); }
-    unneeded.swap(core_->unneeded);
-  }
+  sweep();
   std::vector<Message> messages;
   for (std::size_t i = 0; i < agents; ++i) {
     char const* agent = nullptr;
@@ -316,4 +319,4 @@ std::vector<NixlAgent::Message> NixlAgent::take_messages() {
   return messages;
 }
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

@@ -16,9 +16,9 @@
 #include <gtest/gtest.h>
 
 #include "kvbm/core/error.hpp"
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 /// Why tests that use NIXL cannot run here; empty: they can.
 inline std::string nixl_refusal() {
@@ -33,10 +33,10 @@ inline std::string nixl_refusal() {
 }
 
 /// Skips where there is no NIXL; fails there instead where KVBM_REQUIRE_NIXL is set.
-#define KVBM_SKIP_WITHOUT_NIXL()                                            \
-  if (std::string const refusal = nixl_refusal(); !refusal.empty()) {       \
-    if (std::getenv("KVBM_REQUIRE_NIXL") != nullptr) { FAIL() << refusal; } \
-    GTEST_SKIP() << refusal;                                                \
+#define KVBM_SKIP_WITHOUT_NIXL()                                                    \
+  if (std::string const refusal = ::kvbm::nixl::nixl_refusal(); !refusal.empty()) { \
+    if (std::getenv("KVBM_REQUIRE_NIXL") != nullptr) { FAIL() << refusal; }         \
+    GTEST_SKIP() << refusal;                                                        \
   }
 
 inline std::span<std::byte const> bytes_of(std::string_view text) {
@@ -106,4 +106,4 @@ inline std::vector<NixlAgent::Message> wait_for_messages(NixlAgent& agent, std::
   return all;
 }
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

@@ -6,7 +6,7 @@
 #include <cstring>
 
 /// What a test and kvbm_nixl_peer say to each other over their channel.
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 /// From the peer, first of all.
 struct PeerGreeting {
@@ -36,4 +36,4 @@ std::uint64_t sum_of(Bytes const& bytes) {
   return sum;
 }
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

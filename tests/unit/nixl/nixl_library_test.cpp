@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "remote/nixl/nixl_library.hpp"
+#include "nixl/nixl_library.hpp"
 
 #include <filesystem>
 #include <fstream>
@@ -11,9 +11,9 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/temp_folder.hpp"
-#include "unit/remote/nixl_fixture.hpp"
+#include "unit/nixl/nixl_fixture.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 namespace {
 
 namespace fs = std::filesystem;
@@ -148,4 +148,4 @@ TEST(NixlLibrary, LoadsTheRealOne) {
 }
 
 }  // namespace
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

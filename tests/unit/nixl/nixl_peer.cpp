@@ -11,12 +11,12 @@
 #include <string>
 
 #include "kvbm/testing/child_process.hpp"
-#include "unit/remote/nixl_fixture.hpp"
-#include "unit/remote/nixl_peer_protocol.hpp"
+#include "unit/nixl/nixl_fixture.hpp"
+#include "unit/nixl/nixl_peer_protocol.hpp"
 
 namespace {
 
-using namespace kvbm::remote;
+using namespace kvbm::nixl;
 using kvbm::testing::ChildChannel;
 
 void serve(Worker& worker) {

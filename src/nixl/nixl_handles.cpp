@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "remote/nixl/nixl_handles.hpp"
+#include "nixl/nixl_handles.hpp"
 
 #include <limits>
 
@@ -7,7 +7,7 @@
 
 #include "kvbm/core/error.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 namespace {
 
@@ -103,4 +103,4 @@ NixlHandle<nixl_c::RegistrationList> make_registration_list(nixl_c::Functions co
   return list;
 }
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

@@ -16,11 +16,11 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/testing/child_process.hpp"
-#include "remote/nixl/nixl_agent.hpp"
-#include "unit/remote/nixl_fixture.hpp"
-#include "unit/remote/nixl_peer_protocol.hpp"
+#include "nixl/nixl_agent.hpp"
+#include "unit/nixl/nixl_fixture.hpp"
+#include "unit/nixl/nixl_peer_protocol.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 namespace {
 
 constexpr std::size_t kSize = std::size_t{8} << 20;
@@ -238,4 +238,4 @@ TEST_F(NixlStoppedPeerTest, SendingToAStoppedPeerDoesNotWait) {
 }
 
 }  // namespace
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <type_traits>
 
-#include "remote/nixl/nixl_agent.hpp"
+#include "nixl/nixl_agent.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 /// Ends a NIXL object with one of the functions of the library that made it.
 template <typename Object>
@@ -57,4 +57,4 @@ NixlHandle<nixl_c::RegistrationList> make_registration_list(nixl_c::Functions co
                                                             std::span<NixlRange const> ranges,
                                                             std::string_view metadata);
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

@@ -11,10 +11,10 @@
 #include <string_view>
 #include <vector>
 
-#include "remote/nixl/nixl_agent.hpp"
-#include "remote/nixl/nixl_handles.hpp"
+#include "nixl/nixl_agent.hpp"
+#include "nixl/nixl_handles.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 /// Everything that registrations and requests need after the NixlAgent itself is gone.
 struct NixlAgent::Core {
@@ -79,4 +79,4 @@ struct NixlAgent::Core {
   [[nodiscard]] std::vector<std::string> available_plugins() const;
 };
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

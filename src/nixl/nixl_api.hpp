@@ -6,7 +6,7 @@
 
 /// What kvbm uses of NIXL's C interface, declared anew: NIXL has no headers in its packages.
 /// Facts that the signatures do not say are in docs at their callers; experiments with 1.5.1.
-namespace kvbm::remote::nixl_c {
+namespace kvbm::nixl::nixl_c {
 
 /// Negative: an error; most collapse to kBackend, the reason is only in NIXL's log.
 using Status = int;
@@ -126,4 +126,4 @@ struct Functions {
 #undef KVBM_NIXL_MEMBER
 };
 
-}  // namespace kvbm::remote::nixl_c
+}  // namespace kvbm::nixl::nixl_c

@@ -7,10 +7,10 @@
 #include <string_view>
 #include <vector>
 
-#include "kvbm/remote/nixl_library.hpp"
-#include "remote/nixl/nixl_api.hpp"
+#include "kvbm/nixl/nixl_library.hpp"
+#include "nixl/nixl_api.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 /// What find_nixl reads of the process that it runs in.
 struct NixlPlaces {
@@ -21,6 +21,10 @@ struct NixlPlaces {
 };
 /// find_nixl in other places than this process's own.
 NixlLibraryInfo find_nixl(NixlSearch const& search, NixlPlaces const& places);
+
+/// Why the file of a backend does not load, in the dynamic linker's words; empty: it does, or there
+/// is no such file. A file that loads stays loaded. Starts nothing of NIXL's.
+std::string plugin_problem(NixlLibraryInfo const& info, std::string_view plugin);
 
 /// NIXL, loaded. The process keeps the code mapped once it was loaded (its threads and the memory
 /// hooks of UCX cannot be taken out again), so loading it a second time costs nothing.
@@ -41,9 +45,9 @@ class NixlLibrary {
   [[nodiscard]] NixlLibraryInfo const& info() const noexcept { return info_; }
   [[nodiscard]] nixl_c::Functions const& functions() const noexcept { return functions_; }
 
-  /// Why the file of a backend does not load, in the dynamic linker's words; empty: it does, or
-  /// there is no such file.
-  [[nodiscard]] std::string plugin_problem(std::string_view plugin) const;
+  [[nodiscard]] std::string plugin_problem(std::string_view plugin) const {
+    return nixl::plugin_problem(info_, plugin);
+  }
 
  private:
   NixlLibrary(NixlLibraryInfo info, nixl_c::Functions const& functions);
@@ -52,4 +56,4 @@ class NixlLibrary {
   nixl_c::Functions functions_;
 };
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

@@ -6,9 +6,9 @@
 #include <fmt/format.h>
 
 #include "kvbm/core/error.hpp"
-#include "remote/nixl/nixl_core.hpp"
+#include "nixl/nixl_core.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 struct NixlAgent::Request::State {
   enum class Phase { Ready, Posted, Done, Failed, Abandoned };
@@ -123,4 +123,4 @@ NixlAgent::Request NixlAgent::make_request(Direction direction, Segment local,
               status);
 }
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl

@@ -10,9 +10,9 @@
 #include <string_view>
 #include <vector>
 
-#include "remote/nixl/nixl_library.hpp"
+#include "nixl/nixl_library.hpp"
 
-namespace kvbm::remote {
+namespace kvbm::nixl {
 
 /// What kind of storage a range lies in.
 enum class Segment { Dram, Vram, File, Object };
@@ -128,6 +128,10 @@ class NixlAgent {
   /// Abandoned requests that are still in flight.
   [[nodiscard]] std::size_t abandoned() const;
 
+  /// Looks after abandoned requests, for agents that nobody sends messages to.
+  /// @return those that are still in flight
+  std::size_t sweep();
+
  private:
   std::shared_ptr<Core> core_;
 };
@@ -183,4 +187,4 @@ class NixlAgent::Request {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace kvbm::remote
+}  // namespace kvbm::nixl
