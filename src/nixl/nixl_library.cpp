@@ -134,16 +134,6 @@ NixlLibraryInfo find_nixl(NixlSearch const& search, NixlPlaces const& places) {
       fmt::format("NIXL is not here: {} (looked at: {})", kHowToGet, fmt::join(looked, "; ")));
 }
 
-std::string plugin_problem(NixlLibraryInfo const& info, std::string_view plugin) {
-  fs::path const file = plugin_file(info.path, plugin);
-  if (!is_file(file)) { return {}; }
-  quiet_nixl();
-  void* const handle = open_library(file.c_str());
-  if (handle == nullptr) { return linker_message(); }
-  dlclose(handle);
-  return {};
-}
-
 NixlLibrary::NixlLibrary(NixlLibraryInfo info, nixl_c::Functions const& functions)
     : info_(std::move(info)), functions_(functions) {}
 
@@ -173,6 +163,15 @@ std::shared_ptr<NixlLibrary const> NixlLibrary::load(NixlSearch const& search) {
                     info.path.string(), kHowToGet, fmt::join(missing, ", ")));
   }
   return std::shared_ptr<NixlLibrary const>(new NixlLibrary(std::move(info), functions));
+}
+
+std::string NixlLibrary::plugin_problem(std::string_view plugin) const {
+  fs::path const file = plugin_file(info_.path, plugin);
+  if (!is_file(file)) { return {}; }
+  void* const handle = open_library(file.c_str());
+  if (handle == nullptr) { return linker_message(); }
+  dlclose(handle);
+  return {};
 }
 
 }  // namespace kvbm::nixl

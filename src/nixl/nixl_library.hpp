@@ -22,10 +22,6 @@ struct NixlPlaces {
 /// find_nixl in other places than this process's own.
 NixlLibraryInfo find_nixl(NixlSearch const& search, NixlPlaces const& places);
 
-/// Why the file of a backend does not load, in the dynamic linker's words; empty: it does, or there
-/// is no such file. A file that loads stays loaded. Starts nothing of NIXL's.
-std::string plugin_problem(NixlLibraryInfo const& info, std::string_view plugin);
-
 /// NIXL, loaded. The process keeps the code mapped once it was loaded (its threads and the memory
 /// hooks of UCX cannot be taken out again), so loading it a second time costs nothing.
 ///
@@ -45,9 +41,7 @@ class NixlLibrary {
   [[nodiscard]] NixlLibraryInfo const& info() const noexcept { return info_; }
   [[nodiscard]] nixl_c::Functions const& functions() const noexcept { return functions_; }
 
-  [[nodiscard]] std::string plugin_problem(std::string_view plugin) const {
-    return nixl::plugin_problem(info_, plugin);
-  }
+  [[nodiscard]] std::string plugin_problem(std::string_view plugin) const;
 
  private:
   NixlLibrary(NixlLibraryInfo info, nixl_c::Functions const& functions);

@@ -109,6 +109,12 @@ SignedRequest ClientContext::sign(Request const& request) {
   for (auto const& [name, value] : request.metadata) {
     to_sign.headers.emplace_back("x-amz-meta-" + name, value);
   }
+  if (!request.copy_source.empty()) {
+    to_sign.headers.emplace_back(
+        "x-amz-copy-source",
+        "/" + options.bucket + "/" + percent_encode(request.copy_source, true));
+    to_sign.headers.emplace_back("x-amz-metadata-directive", "REPLACE");
+  }
   if (request.has_range()) {
     to_sign.headers.emplace_back("range", fmt::format("bytes={}-{}", request.offset,
                                                       request.offset + request.into_bytes - 1));

@@ -97,6 +97,7 @@ std::string ObjectKeyScheme::root() const {
 }
 
 std::string ObjectKeyScheme::manifest_key() const { return root() + "manifest"; }
+std::string ObjectKeyScheme::temporary_prefix() const { return root() + "tmp/"; }
 
 std::string ObjectKeyScheme::index_key(std::uint64_t first_block,
                                        std::uint32_t blocks_per_object) const {

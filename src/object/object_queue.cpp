@@ -11,14 +11,17 @@
 
 namespace kvbm::object {
 
-ObjectQueue::ObjectQueue(std::shared_ptr<S3Client> client)
-    : client_(std::move(client)), batch_(*client_) {}
+ObjectQueue::ObjectQueue(ObjectBlockStore::Impl const& store)
+    : client_(store.client_),
+      family_(store.family()),
+      is_nixl_(store.nixl_ != nullptr),
+      batch_(store.make_batch()) {}
 
 // All or nothing: what throws here leaves the queue as it was.
 std::size_t ObjectQueue::append(bool is_read, std::shared_ptr<memory::BlockStore> const& store,
                                 std::span<memory::ExtentIo const> extents) {
   auto object_store = std::dynamic_pointer_cast<ObjectBlockStore>(store);
-  KVBM_EXPECTS(object_store != nullptr && object_store->client() == client_, InvalidArgument,
+  KVBM_EXPECTS(object_store != nullptr && object_store->family() == family_, InvalidArgument,
                store == nullptr ? "I/O on no store"
                                 : store->name() + " is not a store of this queue's S3 client");
   ObjectBlockStore::Impl& impl = *object_store->impl_;
@@ -100,10 +103,11 @@ void ObjectQueue::put(std::vector<std::size_t> const& entries) {
       record.checksums[entry.place.slot] = entry.checksum;
       pieces[entry.place.slot] = {entry.io.memory, entry.store->extent_bytes()};
     }
-    pending_.push_back({batch_.size(), entries});
-    batch_.put(front.place.object_key, std::move(pieces), record.to_metadata());
+    pending_.push_back({batch_->size(), entries});
+    batch_->put(front.place.object_key, std::move(pieces), record.to_metadata(),
+                front.store->scheme_.temporary_prefix());
   } catch (...) {
-    if (!pending_.empty() && pending_.back().request == batch_.size()) { pending_.pop_back(); }
+    if (!pending_.empty() && pending_.back().request == batch_->size()) { pending_.pop_back(); }
     fail(entries, std::current_exception());
   }
 }
@@ -127,26 +131,30 @@ void ObjectQueue::start_read(std::shared_ptr<memory::BlockStore> const& store,
 
 void ObjectQueue::get(std::vector<std::size_t> const& entries) {
   try {
-    Entry const& front = entries_[entries.front()];
-    std::uint64_t const bytes = front.store->extent_bytes();
-    std::vector<S3Piece> pieces;
-    std::uint32_t next_slot = front.place.slot;
-    for (std::size_t const i : entries) {
-      Entry const& entry = entries_[i];
-      // Blocks between two that are wanted come along: that is less than another request.
-      if (entry.place.slot > next_slot) {
-        pieces.push_back({nullptr, (entry.place.slot - next_slot) * bytes});
-      }
-      pieces.push_back({entry.io.memory, bytes});
-      next_slot = entry.place.slot + 1;
-    }
-    pending_.push_back({batch_.size(), entries});
-    batch_.get(front.place.object_key, front.place.slot * bytes, std::move(pieces),
-               front.place.num_blocks * bytes);
+    pending_.push_back({batch_->size(), entries});
+    start_get(*batch_, entries);
   } catch (...) {
-    if (!pending_.empty() && pending_.back().request == batch_.size()) { pending_.pop_back(); }
+    if (!pending_.empty() && pending_.back().request == batch_->size()) { pending_.pop_back(); }
     fail(entries, std::current_exception());
   }
+}
+
+void ObjectQueue::start_get(ObjectBatch& batch, std::vector<std::size_t> const& entries) const {
+  Entry const& front = entries_[entries.front()];
+  std::uint64_t const bytes = front.store->extent_bytes();
+  std::vector<S3Piece> pieces;
+  std::uint32_t next_slot = front.place.slot;
+  for (std::size_t const i : entries) {
+    Entry const& entry = entries_[i];
+    // Blocks between two that are wanted come along: that is less than another request.
+    if (entry.place.slot > next_slot) {
+      pieces.push_back({nullptr, (entry.place.slot - next_slot) * bytes});
+    }
+    pieces.push_back({entry.io.memory, bytes});
+    next_slot = entry.place.slot + 1;
+  }
+  batch.get(front.place.object_key, front.place.slot * bytes, std::move(pieces),
+            front.place.num_blocks * bytes);
 }
 
 void ObjectQueue::fail(std::vector<std::size_t> const& entries, std::exception_ptr const& error) {
@@ -199,17 +207,40 @@ void ObjectQueue::finish_read(S3Outcome const& outcome, std::vector<std::size_t>
   }
 }
 
+bool ObjectQueue::is_any_corrupt(std::vector<std::size_t> const& entries) const {
+  return std::any_of(entries.begin(), entries.end(), [this](std::size_t i) {
+    try {
+      if (entries_[i].is_read && entries_[i].error) { std::rethrow_exception(entries_[i].error); }
+      return false;
+    } catch (CorruptError const&) { return true; } catch (...) {
+      return false;
+    }
+  });
+}
+
+void ObjectQueue::finish(S3Outcome const& outcome, std::vector<std::size_t> const& entries) {
+  try {
+    if (outcome.error != nullptr) { std::rethrow_exception(outcome.error); }
+    if (entries_[entries.front()].is_read) { finish_read(outcome, entries); }
+  } catch (...) { fail(entries, std::current_exception()); }
+}
+
 std::vector<std::exception_ptr> ObjectQueue::finish() {
   finish_merges();
   // In the order of the starts, while later ones are under way.
   for (auto const& pending : pending_) {
-    S3Outcome const& outcome = batch_.wait_for(pending.request);
-    try {
-      if (outcome.error != nullptr) { std::rethrow_exception(outcome.error); }
-      if (entries_[pending.entries.front()].is_read) { finish_read(outcome, pending.entries); }
-    } catch (...) { fail(pending.entries, std::current_exception()); }
+    finish(batch_->wait_for(pending.request), pending.entries);
+    if (is_nixl_ && is_any_corrupt(pending.entries)) {
+      // Replaced while it was read, perhaps: NIXL's bytes and the metadata are two answers.
+      auto const again = make_curl_batch(*client_);
+      start_get(*again, pending.entries);
+      for (std::size_t const i : pending.entries) {
+        entries_[i].error = nullptr;
+      }
+      finish(again->wait_for(0), pending.entries);
+    }
   }
-  static_cast<void>(batch_.wait());
+  static_cast<void>(batch_->wait());
   std::vector<std::exception_ptr> results(entries_.size());
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     Entry& entry = entries_[i];

@@ -11,10 +11,11 @@
 
 namespace kvbm::object {
 
-/// Extents under way between object stores of one client and memory.
+/// Extents under way between object stores of one family and memory.
 class ObjectQueue final : public memory::ExtentQueue {
  public:
-  explicit ObjectQueue(std::shared_ptr<S3Client> client);
+  /// @param store  one of the family
+  explicit ObjectQueue(ObjectBlockStore::Impl const& store);
 
   void start_write(std::shared_ptr<memory::BlockStore> const& store,
                    std::span<memory::ExtentIo const> extents) override;
@@ -44,16 +45,21 @@ class ObjectQueue final : public memory::ExtentQueue {
   [[nodiscard]] std::vector<std::vector<std::size_t>> group_by_object(std::size_t first) const;
   void put(std::vector<std::size_t> const& entries);
   void get(std::vector<std::size_t> const& entries);
+  void start_get(ObjectBatch& batch, std::vector<std::size_t> const& entries) const;
   void finish_merges();
+  void finish(S3Outcome const& outcome, std::vector<std::size_t> const& entries);
   void finish_read(S3Outcome const& outcome, std::vector<std::size_t> const& entries);
+  [[nodiscard]] bool is_any_corrupt(std::vector<std::size_t> const& entries) const;
   void fail(std::vector<std::size_t> const& entries, std::exception_ptr const& error);
 
   std::shared_ptr<S3Client> client_;
+  void const* family_;
+  bool is_nixl_;
   std::vector<std::shared_ptr<ObjectBlockStore>> stores_;  // that entries point to
   std::vector<Entry> entries_;
   std::vector<Pending> pending_;
   std::vector<std::vector<std::size_t>> merges_;  // writes of parts of objects
-  S3Batch batch_;  // last: waits before what its requests point to goes
+  std::unique_ptr<ObjectBatch> batch_;  // last: waits before what its requests point to goes
 };
 
 }  // namespace kvbm::object

@@ -11,6 +11,8 @@
 
 #include "kvbm/object/object_store.hpp"
 #include "object/block_record.hpp"
+#include "object/nixl_objects.hpp"
+#include "object/object_batch.hpp"
 
 namespace kvbm::object {
 
@@ -29,8 +31,8 @@ class ObjectBlockStore::Impl {
   Impl(std::shared_ptr<S3Client> client, ObjectStoreOptions const& options,
        memory::ExtentGroup geometry);
 
-  /// Reads or writes the manifest.
-  void open(std::string metadata);
+  /// Reads or writes the manifest, then settles the transport.
+  void open(std::string metadata, ObjectStoreOptions const& options);
 
   void check_block(std::uint64_t block) const;
   void check_extent(std::uint32_t group, std::uint64_t extent) const;
@@ -40,6 +42,11 @@ class ObjectBlockStore::Impl {
   /// "block 7 (group 0) of http://...".
   [[nodiscard]] std::string describe(std::uint64_t block) const;
   [[nodiscard]] S3Client::Impl& client_impl() const;
+  [[nodiscard]] std::unique_ptr<ObjectBatch> make_batch() const;
+  /// See BlockStore::family().
+  [[nodiscard]] void const* family() const noexcept {
+    return nixl_ != nullptr ? static_cast<void const*>(nixl_.get()) : client_.get();
+  }
   [[nodiscard]] std::uint64_t extent_bytes() const noexcept { return groups_[0].extent_bytes; }
   [[nodiscard]] std::mutex& merge_lock(std::uint64_t first_block) noexcept {
     return merge_locks_[first_block / blocks_per_object_ % merge_locks_.size()];
@@ -55,11 +62,15 @@ class ObjectBlockStore::Impl {
   std::uint32_t blocks_per_object_;
   std::string name_;
   std::string metadata_;
+  std::shared_ptr<NixlObjects> nixl_;  // null: libcurl moves everything
   std::string backend_reason_;
 
   mutable std::shared_mutex names_mutex_;
   std::unordered_map<std::uint64_t, std::string> content_keys_;  // guarded by names_mutex_
   std::array<std::mutex, 64> merge_locks_;
+
+ private:
+  void open_manifest(std::string metadata);
 };
 
 }  // namespace kvbm::object

@@ -47,6 +47,8 @@ struct Request {
   std::uint64_t body_bytes = 0;
   S3Metadata metadata;
   std::string payload_hash;  ///< what the signature covers
+  /// The key of an object of the bucket that is copied on the server; empty: the body is put.
+  std::string copy_source;
 
   // GET: into pieces, or as text
   std::uint64_t offset = 0;

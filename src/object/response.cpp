@@ -126,6 +126,9 @@ bool Response::take_body(char const* data, std::size_t bytes) {
     text_.append(data, bytes);
     return true;
   }
+  if (!request_.copy_source.empty()) {
+    text_.append(data, std::min(bytes, kMostErrorBytes - std::min(kMostErrorBytes, text_.size())));
+  }
   return request_.method != Method::Get || scatter(data, bytes);
 }
 
@@ -158,6 +161,11 @@ void Response::finish() {
     if (!region_.empty() && (status_ == 301 || status_ == 307 || status_ == 400)) {
       fault_->reason += "; the bucket is in region " + region_;
     }
+    return;
+  }
+  // A copy may fail after the head of the answer went out with 200.
+  if (!request_.copy_source.empty() && xml_text(text_, "Error")) {
+    fault_ = fault_of_answer(500, text_, false);
     return;
   }
   if (request_.method == Method::Get && !request_.is_text && received_ != request_.into_bytes) {

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "object/nixl_objects.hpp"
 #include "object/s3_client_impl.hpp"
 #include "object/s3_errors.hpp"
 #include "object/sha256.hpp"
@@ -93,6 +94,17 @@ S3Client::Impl::Answer S3Client::Impl::perform(std::unique_ptr<Request> request)
   Answer answer = waiter.wait();
   if (answer.outcome.error != nullptr) { std::rethrow_exception(answer.outcome.error); }
   return answer;
+}
+
+std::shared_ptr<NixlObjects> S3Client::Impl::nixl(std::string const& library) {
+  std::lock_guard const lock(nixl_mutex_);
+  auto& known = nixl_[library];
+  auto nixl = known.lock();
+  if (nixl == nullptr) {
+    nixl = std::make_shared<NixlObjects>(context_, library);
+    known = nixl;
+  }
+  return nixl;
 }
 
 void S3Client::Impl::ask_once(Request& request, S3Options const& options) {

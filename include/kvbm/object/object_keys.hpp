@@ -15,6 +15,7 @@ namespace kvbm::object {
 ///     PREFIX/kvbm-v1/MODEL/FORMAT/tp4-r2/i8/0000000064      eight blocks from index 64 on
 ///     PREFIX/kvbm-v1/MODEL/FORMAT/tp4-r2/b/CONTENT-KEY      a block by its content key
 ///     PREFIX/kvbm-v1/MODEL/FORMAT/tp4-r2/manifest           what all of them have in common
+///     PREFIX/kvbm-v1/MODEL/FORMAT/tp4-r2/tmp/...            objects on their way to their own key
 ///
 /// In MODEL, FORMAT and CONTENT-KEY letters, digits, '-', '_' and '.' stand for themselves (a '.'
 /// at the front does not); every other byte becomes '~' and two hexadecimal digits. A value.
@@ -36,6 +37,8 @@ struct ObjectKeyScheme {
   /// "PREFIX/kvbm-v1/MODEL/FORMAT/tp4-r2/". @throws as check()
   [[nodiscard]] std::string root() const;
   [[nodiscard]] std::string manifest_key() const;
+  /// What all keys of temporary objects start with.
+  [[nodiscard]] std::string temporary_prefix() const;
   /// The object of the blocks [first_block, first_block + blocks_per_object).
   [[nodiscard]] std::string index_key(std::uint64_t first_block,
                                       std::uint32_t blocks_per_object) const;

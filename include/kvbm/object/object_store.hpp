@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -17,6 +18,31 @@
 
 namespace kvbm::object {
 
+/// Who moves the bodies of objects. Metadata, lists, the manifest and merges of shared objects go
+/// over libcurl with all of them, and objects are the same: what one wrote the others read.
+enum class ObjectTransport {
+  /// libcurl: a request an object, connections that are kept, retries, all errors told apart.
+  Curl,
+  /// NIXL's OBJ plugin, which can neither set nor read metadata: a write goes to a temporary
+  /// object,
+  /// which the server then copies to its key with the metadata; a read has a HEAD beside it. What
+  /// NIXL
+  /// fails at is asked of libcurl, which succeeds or says why. Bytes pass through memory of the
+  /// store's own, because NIXL cannot be stopped: a request that is given up at S3Options::deadline
+  /// goes on in that memory until it ends by itself. Temporary objects that could not be removed in
+  /// time go when a store opens an hour later. S3Options::stall_timeout and max_retries do not
+  /// count for NIXL, nor do its bytes in S3Stats.
+  Nixl,
+  /// Where NIXL's plugin does not load: Curl, without anything having been started. Where it does:
+  /// whichever moved some temporary objects of this store faster when it was opened. Not the
+  /// default,
+  /// because opening a store then loads libraries, starts threads, and writes to the bucket.
+  Auto,
+};
+
+/// "Curl", "Nixl" or "Auto".
+std::string_view to_string(ObjectTransport transport) noexcept;
+
 /// What an ObjectBlockStore is opened with.
 struct ObjectStoreOptions {
   S3Options s3;
@@ -24,6 +50,9 @@ struct ObjectStoreOptions {
   /// 1..32 consecutive blocks that share an object; 0: chosen from the size of a block.
   std::uint32_t blocks_per_object = 0;
   bool read_only = false;
+  ObjectTransport transport = ObjectTransport::Curl;
+  /// libnixl_capi.so; empty: looked for, see nixl/nixl_library.hpp.
+  std::filesystem::path nixl_library;
 };
 
 /// Most blocks that can share an object: their checksums have to fit into its metadata.
@@ -55,10 +84,12 @@ class ObjectBlockStore : public memory::BlockStore,
   /// @param metadata  kept in the manifest by who writes it first (the layout's descriptor)
   /// @throws Error(InvalidArgument) bad options, or the manifest names another size of blocks or
   ///         another blocks_per_object; Error(VersionMismatch) a newer manifest; CorruptError a
-  ///         damaged one; what S3Client throws
+  ///         damaged one; UnsupportedError transport Nixl where its plugin does not load or start;
+  ///         what S3Client throws
   static std::shared_ptr<ObjectBlockStore> open(ObjectStoreOptions options,
                                                 memory::ExtentGroup geometry, std::string metadata);
-  /// The same over a client that several stores share: blocks of all of them can be in one queue.
+  /// The same over a client that several stores share: blocks of all of them that have the same
+  /// transport can be in one queue.
   static std::shared_ptr<ObjectBlockStore> open(std::shared_ptr<S3Client> client,
                                                 ObjectStoreOptions options,
                                                 memory::ExtentGroup geometry, std::string metadata);
@@ -106,7 +137,9 @@ class ObjectBlockStore : public memory::BlockStore,
   /// The manifest's metadata: that of whoever made the store.
   [[nodiscard]] std::string const& metadata() const noexcept;
   [[nodiscard]] std::shared_ptr<S3Client> const& client() const noexcept;
-  /// Which way objects are moved, and why it was taken.
+  /// Curl or Nixl.
+  [[nodiscard]] ObjectTransport transport() const noexcept;
+  /// Which way objects are moved, and why it was taken: with Auto, what was measured.
   [[nodiscard]] std::string const& backend_reason() const noexcept;
 
   class Impl;

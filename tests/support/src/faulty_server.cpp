@@ -189,6 +189,10 @@ class FaultyServer::Impl {
       reset_connection(stream.fd);
       return false;
     }
+    // Clients that ask for it would wait a second for the word.
+    if (request.header("expect") == "100-continue") {
+      send_text(stream.fd, "HTTP/1.1 100 Continue\r\n\r\n");
+    }
     if (!receive(stream, request.body_bytes)) { return false; }
     std::string body = stream.buffer.substr(0, request.body_bytes);
     stream.buffer.erase(0, request.body_bytes);
@@ -207,6 +211,11 @@ class FaultyServer::Impl {
           if (!wait_for(-1, static_cast<int>(fault->delay.count()))) { return false; }
           break;
         case Kind::Status: return send(stream.fd, request, s3_error(fault->number), {});
+        case Kind::LateError: {
+          HttpAnswer late = s3_error(500);
+          late.status = 200;
+          return send(stream.fd, request, late, {});
+        }
         default: break;
       }
     }

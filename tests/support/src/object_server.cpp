@@ -25,6 +25,12 @@ class ObjectServer::Store final : public HttpService {
     if (request.method == "PUT") {
       auto object = std::make_shared<Object>();
       object->body = std::move(body);
+      std::string const source = decode(request.header("x-amz-copy-source"));
+      if (!source.empty()) {
+        auto const found = objects_.find(source.substr(std::min(source.size(), front.size() + 1)));
+        if (found == objects_.end()) { return s3_error(404); }
+        object->body = found->second->body;
+      }
       for (auto const& [name, value] : request.headers) {
         if (name.substr(0, 11) == "x-amz-meta-") { object->metadata.emplace_back(name, value); }
       }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "object/s3_client_impl.hpp"
 #include "unit/object/moto_server.hpp"
 #include "unit/object/object_fixture.hpp"
 
@@ -39,6 +40,7 @@ class MotoTest : public ::testing::Test {
     }
     return options;
   }
+  static void store_blocks(ObjectTransport transport);
   static ObjectStoreOptions store_options(std::uint32_t blocks_per_object) {
     ObjectStoreOptions with;
     with.s3 = options();
@@ -111,10 +113,11 @@ TEST_F(MotoTest, AMissingBucketIsSaid) {
             S3ErrorKind::NoSuchBucket);
 }
 
-TEST_F(MotoTest, StoresBlocks) {
+void MotoTest::store_blocks(ObjectTransport transport) {
   for (std::uint32_t const blocks_per_object : {1U, 4U}) {
     auto with = store_options(blocks_per_object);
     with.scheme.model += std::to_string(blocks_per_object);
+    with.transport = transport;
     memory::ExtentGroup const geometry{0, 70'000, 73'728, 10};
     auto const store = ObjectBlockStore::open(with, geometry, "descriptor");
     std::vector<std::vector<std::byte>> memory;
@@ -152,7 +155,19 @@ TEST_F(MotoTest, StoresBlocks) {
     std::vector<std::byte> bytes(geometry.extent_bytes);
     again->get("content", bytes);
     EXPECT_EQ(bytes, expected[0]);
+    EXPECT_EQ(failure_of_call([&] { again->get("nothing", bytes); }).kind, S3ErrorKind::NoSuchKey);
+    again->client()->list(with.scheme.temporary_prefix(), [](S3Listed const& each) {
+      ADD_FAILURE() << each.key << " stayed";
+      return true;
+    });
   }
+}
+
+TEST_F(MotoTest, StoresBlocks) { store_blocks(ObjectTransport::Curl); }
+
+TEST_F(MotoTest, StoresBlocksOverNixl) {
+  KVBM_SKIP_WITHOUT_NIXL_OBJECTS();
+  store_blocks(ObjectTransport::Nixl);
 }
 
 struct MotoFaultCase {
@@ -273,6 +288,24 @@ print("KEY", key["AccessKeyId"], key["SecretAccessKey"], "END")
     client.list("folder/a b", [](auto const&) { return true; });
     client.delete_object("folder/a b+c");
   }
+  bool const has_nixl = nixl_objects_refusal().empty();
+  auto const over_nixl = [](S3Options const& with) {
+    S3Client client(with);
+    auto const nixl = S3Client::Impl::of(client).nixl({});
+    auto const batch = make_nixl_batch(client, nixl);
+    auto data = pattern(1234, 1);
+    batch->put("folder/nixl a+b", {data}, {{"kvbm-xxh3", "a,b"}}, "tmp/");
+    auto outcomes = batch->wait();
+    batch->get("folder/nixl a+b", 0, {{data.data(), data.size()}}, data.size());
+    outcomes.push_back(batch->wait()[0]);
+    return std::pair(std::move(outcomes), nixl->failures());
+  };
+  if (has_nixl) {
+    auto const [outcomes, failures] = over_nixl(options);
+    EXPECT_EQ(failures, 0U);
+    EXPECT_EQ(outcomes[0].error, nullptr);
+    EXPECT_EQ(outcomes[1].object.find("kvbm-xxh3"), "a,b");
+  }
   auto wrong = options;
   wrong.credentials->secret_access_key += "x";
   S3Client with_wrong_secret(wrong);
@@ -280,6 +313,11 @@ print("KEY", key["AccessKeyId"], key["SecretAccessKey"], "END")
   EXPECT_EQ(failure.kind, S3ErrorKind::AccessDenied);
   EXPECT_EQ(failure.native_code, EACCES);
   EXPECT_NE(failure.message.find("SignatureDoesNotMatch"), std::string::npos) << failure.message;
+  if (has_nixl) {
+    auto const [outcomes, failures] = over_nixl(wrong);
+    EXPECT_EQ(failure_of(outcomes[0].error).kind, S3ErrorKind::AccessDenied);
+    EXPECT_EQ(failure_of(outcomes[1].error).kind, S3ErrorKind::AccessDenied);
+  }
   wrong.credentials->access_key_id = "AKIANOBODYKNOWSTHIS1";
   ObjectStoreOptions store;
   store.s3 = wrong;

@@ -14,6 +14,7 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/object/object_store.hpp"
 #include "kvbm/testing/object_server.hpp"
+#include "unit/object/object_ways.hpp"
 
 namespace kvbm::object::test {
 
@@ -101,6 +102,7 @@ class StoreTest : public ::testing::Test {
     options.s3 = options_for(server_.endpoint());
     options.scheme = {"model", "OperationalNHD", 1, 0, "cache"};
     options.blocks_per_object = blocks_per_object;
+    options.transport = transport_;
     return options;
   }
   std::shared_ptr<ObjectBlockStore> open(std::uint32_t blocks_per_object = 1) const {
@@ -164,6 +166,16 @@ class StoreTest : public ::testing::Test {
   }
 
   ObjectServer server_;
+  ObjectTransport transport_ = ObjectTransport::Curl;
+};
+
+/// The same over each way of moving objects.
+class StoreWayTest : public StoreTest, public ::testing::WithParamInterface<ObjectTransport> {
+ protected:
+  void SetUp() override {
+    KVBM_SKIP_WITHOUT_WAY(GetParam());
+    transport_ = GetParam();
+  }
 };
 
 }  // namespace kvbm::object::test

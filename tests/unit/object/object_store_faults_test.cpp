@@ -9,9 +9,12 @@ namespace {
 
 using Kind = ObjectFault::Kind;
 
-class ObjectStoreFaults : public StoreTest {};
+class ObjectStoreFaults : public StoreWayTest {};
+KVBM_OBJECT_WAYS(ObjectStoreFaults);
 
-TEST_F(ObjectStoreFaults, OpenTellsApartWhatIsWrongWithoutRetries) {
+class LibcurlStoreFaults : public StoreTest {};
+
+TEST_P(ObjectStoreFaults, OpenTellsApartWhatIsWrongWithoutRetries) {
   auto dead = options();
   dead.s3.endpoint = "http://127.0.0.1:" + std::to_string(testing::closed_port());
   auto failure = failure_of_call([&] { ObjectBlockStore::open(dead, geometry(), ""); });
@@ -44,7 +47,7 @@ TEST_F(ObjectStoreFaults, OpenTellsApartWhatIsWrongWithoutRetries) {
   open();
 }
 
-TEST_F(ObjectStoreFaults, AReadOnlyStoreHasToBeThere) {
+TEST_P(ObjectStoreFaults, AReadOnlyStoreHasToBeThere) {
   auto readers = options();
   readers.read_only = true;
   auto const failure = failure_of_call([&] { ObjectBlockStore::open(readers, geometry(), ""); });
@@ -52,7 +55,7 @@ TEST_F(ObjectStoreFaults, AReadOnlyStoreHasToBeThere) {
   EXPECT_TRUE(server_.keys().empty());
 }
 
-TEST_F(ObjectStoreFaults, DamagedManifestsAreFound) {
+TEST_P(ObjectStoreFaults, DamagedManifestsAreFound) {
   auto const key = open()->scheme().manifest_key();
   auto const good = server_.object(key);
   auto const code = [&](std::string body, bool keeps_checksum) {
@@ -76,7 +79,7 @@ TEST_F(ObjectStoreFaults, DamagedManifestsAreFound) {
   open();
 }
 
-TEST_F(ObjectStoreFaults, DamagedBlocksAreNeverReturned) {
+TEST_P(ObjectStoreFaults, DamagedBlocksAreNeverReturned) {
   auto const store = open();
   expect_good(write(store, {1, 2}));
   auto const key = store->object_key_of(1);
@@ -104,7 +107,7 @@ TEST_F(ObjectStoreFaults, DamagedBlocksAreNeverReturned) {
   expect_blocks(store, {2});
 }
 
-TEST_F(ObjectStoreFaults, DamageOnTheWayIsFound) {
+TEST_P(ObjectStoreFaults, DamageOnTheWayIsFound) {
   auto const store = open();
   expect_good(write(store, {1}));
   store->put("key", pattern(kBlockBytes, 1));
@@ -116,7 +119,7 @@ TEST_F(ObjectStoreFaults, DamageOnTheWayIsFound) {
   EXPECT_EQ(bytes, std::vector<std::byte>(kBlockBytes));
 }
 
-TEST_F(ObjectStoreFaults, EveryBlockHasItsOwnEnd) {
+TEST_P(ObjectStoreFaults, EveryBlockHasItsOwnEnd) {
   auto const store = open();
   expect_good(write(store, {0, 1, 2, 3}));
   server_.add_fault({Kind::Status, 403, 0ms, "", "i1/0000000001"});
@@ -131,7 +134,7 @@ TEST_F(ObjectStoreFaults, EveryBlockHasItsOwnEnd) {
   EXPECT_EQ(result.memory[2], std::vector<std::byte>(kBlockBytes));
 }
 
-TEST_F(ObjectStoreFaults, FailedWritesLeaveTheOldBlock) {
+TEST_P(ObjectStoreFaults, FailedWritesLeaveTheOldBlock) {
   auto const store = open();
   expect_good(write(store, {0, 1}));
   server_.add_fault({Kind::ResetBody, 0, 0ms, "PUT", "i1/0000000001"});
@@ -144,7 +147,7 @@ TEST_F(ObjectStoreFaults, FailedWritesLeaveTheOldBlock) {
   expect_blocks(store, {1});
 }
 
-TEST_F(ObjectStoreFaults, ATransientFaultOfSomeRequestsIsNoticedInTheCountersOnly) {
+TEST_F(LibcurlStoreFaults, ATransientFaultOfSomeRequestsIsNoticedInTheCountersOnly) {
   auto const store = open();
   server_.add_fault({Kind::Status, 503, 0ms, "PUT", "", 3});
   server_.add_fault({Kind::Reset, 0, 0ms, "GET", "", 1});
@@ -158,7 +161,7 @@ TEST_F(ObjectStoreFaults, ATransientFaultOfSomeRequestsIsNoticedInTheCountersOnl
   EXPECT_EQ(after.failed, before.failed);
 }
 
-TEST_F(ObjectStoreFaults, ListAndExistReportErrors) {
+TEST_P(ObjectStoreFaults, ListAndExistReportErrors) {
   auto const store = open();
   server_.add_fault({Kind::Status, 500});
   std::vector<std::string> const keys = {"a", "b"};

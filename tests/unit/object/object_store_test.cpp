@@ -8,9 +8,10 @@
 namespace kvbm::object::test {
 namespace {
 
-class ObjectBlockStoreTest : public StoreTest {};
+class ObjectBlockStoreTest : public StoreWayTest {};
+KVBM_OBJECT_WAYS(ObjectBlockStoreTest);
 
-TEST_F(ObjectBlockStoreTest, WritesBlocksAndReadsThemBack) {
+TEST_P(ObjectBlockStoreTest, WritesBlocksAndReadsThemBack) {
   auto const store = open();
   EXPECT_EQ(store->kind(), memory::StorageKind::Object);
   EXPECT_TRUE(store->is_writable());
@@ -24,7 +25,7 @@ TEST_F(ObjectBlockStoreTest, WritesBlocksAndReadsThemBack) {
   store->sync();
 }
 
-TEST_F(ObjectBlockStoreTest, ObjectsSayWhatIsInThem) {
+TEST_P(ObjectBlockStoreTest, ObjectsSayWhatIsInThem) {
   auto const store = open();
   expect_good(write(store, {7}));
   EXPECT_EQ(store->object_key_of(7), store->scheme().index_key(7, 1));
@@ -38,7 +39,7 @@ TEST_F(ObjectBlockStoreTest, ObjectsSayWhatIsInThem) {
   EXPECT_EQ(object.metadata, expected);
 }
 
-TEST_F(ObjectBlockStoreTest, ALaterStoreFindsTheBlocks) {
+TEST_P(ObjectBlockStoreTest, ALaterStoreFindsTheBlocks) {
   expect_good(write(open(), {1, 2}));
   auto readers = options();
   readers.read_only = true;
@@ -52,7 +53,7 @@ TEST_F(ObjectBlockStoreTest, ALaterStoreFindsTheBlocks) {
   EXPECT_THROW(store->remove("key"), Error);
 }
 
-TEST_F(ObjectBlockStoreTest, NeverWrittenAndForgottenBlocksAreMissing) {
+TEST_P(ObjectBlockStoreTest, NeverWrittenAndForgottenBlocksAreMissing) {
   auto const store = open();
   auto failure = read_failure(store, 4);
   EXPECT_EQ(failure.code, ErrorCode::NotFound);
@@ -66,7 +67,7 @@ TEST_F(ObjectBlockStoreTest, NeverWrittenAndForgottenBlocksAreMissing) {
   EXPECT_EQ(read_failure(store, 4).code, ErrorCode::NotFound);
 }
 
-TEST_F(ObjectBlockStoreTest, BlocksCanHaveContentKeys) {
+TEST_P(ObjectBlockStoreTest, BlocksCanHaveContentKeys) {
   auto const store = open();
   expect_good(write(store, {2}));
   store->bind(2, "hash-of-tokens");
@@ -88,7 +89,7 @@ TEST_F(ObjectBlockStoreTest, BlocksCanHaveContentKeys) {
   EXPECT_THROW(static_cast<void>(store->key_of(kNumBlocks)), Error);
 }
 
-TEST_F(ObjectBlockStoreTest, WorksByKeyAlone) {
+TEST_P(ObjectBlockStoreTest, WorksByKeyAlone) {
   auto const store = open();
   EXPECT_FALSE(store->exists("a"));
   store->put("a", pattern(kBlockBytes, 1));
@@ -120,7 +121,7 @@ TEST_F(ObjectBlockStoreTest, WorksByKeyAlone) {
             ErrorCode::InvalidArgument);
 }
 
-TEST_F(ObjectBlockStoreTest, RefusesAnotherGeometry) {
+TEST_P(ObjectBlockStoreTest, RefusesAnotherGeometry) {
   open();
   auto other = geometry();
   other.extent_bytes = 4096;
@@ -135,7 +136,7 @@ TEST_F(ObjectBlockStoreTest, RefusesAnotherGeometry) {
   EXPECT_EQ(ObjectBlockStore::open(options(), other, "")->groups()[0].count, 99U);
 }
 
-TEST_F(ObjectBlockStoreTest, RefusesBadOptions) {
+TEST_P(ObjectBlockStoreTest, RefusesBadOptions) {
   auto const refuse = [&](auto const& change) {
     auto bad = options();
     auto extents = geometry();
@@ -153,7 +154,7 @@ TEST_F(ObjectBlockStoreTest, RefusesBadOptions) {
   EXPECT_TRUE(server_.requests().empty());
 }
 
-TEST_F(ObjectBlockStoreTest, RefusesBadExtentsAndStartsNothing) {
+TEST_P(ObjectBlockStoreTest, RefusesBadExtentsAndStartsNothing) {
   auto const store = open();
   std::vector<std::byte> memory(kBlockBytes);
   auto const queue = store->make_queue();
@@ -173,7 +174,7 @@ TEST_F(ObjectBlockStoreTest, RefusesBadExtentsAndStartsNothing) {
   EXPECT_THROW(store->invalidate(1, 0), Error);
 }
 
-TEST_F(ObjectBlockStoreTest, OneQueueServesStoresOfOneClientOnly) {
+TEST_P(ObjectBlockStoreTest, OneQueueServesStoresOfOneClientOnly) {
   auto const client = std::make_shared<S3Client>(options().s3);
   auto with = options();
   auto const first = ObjectBlockStore::open(client, with, geometry(), "");
@@ -195,7 +196,7 @@ TEST_F(ObjectBlockStoreTest, OneQueueServesStoresOfOneClientOnly) {
   EXPECT_EQ(read_failure(first, 1).code, ErrorCode::NotFound);
 }
 
-TEST_F(ObjectBlockStoreTest, AQueueGoesWithRequestsUnderWay) {
+TEST_P(ObjectBlockStoreTest, AQueueGoesWithRequestsUnderWay) {
   auto const store = open();
   std::vector<std::vector<std::byte>> memory = {pattern(kBlockBytes, 0), pattern(kBlockBytes, 1)};
   {
@@ -205,7 +206,7 @@ TEST_F(ObjectBlockStoreTest, AQueueGoesWithRequestsUnderWay) {
   expect_blocks(store, {0, 1});
 }
 
-TEST_F(ObjectBlockStoreTest, SeveralThreadsMoveBlocks) {
+TEST_P(ObjectBlockStoreTest, SeveralThreadsMoveBlocks) {
   auto const store = open();
   std::vector<std::thread> threads;
   for (unsigned t = 0; t < 4; ++t) {
@@ -227,8 +228,11 @@ TEST_F(ObjectBlockStoreTest, SeveralThreadsMoveBlocks) {
   }
 }
 
-TEST_F(ObjectBlockStoreTest, SaysWhichWayItTook) {
-  EXPECT_NE(open()->backend_reason().find("libcurl"), std::string::npos);
+TEST_P(ObjectBlockStoreTest, SaysWhichWayItTook) {
+  auto const store = open();
+  EXPECT_EQ(store->transport(), GetParam());
+  char const* const name = GetParam() == ObjectTransport::Curl ? "libcurl" : "NIXL";
+  EXPECT_EQ(store->backend_reason().find(name), 0U) << store->backend_reason();
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ namespace kvbm::testing {
 struct ObjectFault {
   enum class Kind {
     Status,     ///< answers `number` with an S3 error body
+    LateError,  ///< answers 200 with an S3 error body, as S3 may to a copy
     Delay,      ///< waits for `delay`, then serves
     Silence,    ///< reads the request and never answers
     Stall,      ///< answers the head and half of the body, then nothing more
