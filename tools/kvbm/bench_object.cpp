@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// kvbm bench object: blocks between memory and an object store, beside boto3's parallel put and get
-// on the same server, and with several blocks to an object.
+// kvbm bench object: blocks between memory and an object store, over libcurl and over NIXL, beside
+// boto3's parallel put and get on the same server, and with several blocks to an object.
 #include <fmt/format.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -38,6 +38,7 @@ struct Flags {
   std::vector<std::uint64_t> block_bytes{65536, 1048576, 4194304};
   std::vector<std::size_t> connections{8, 32};
   std::vector<std::uint32_t> shared{1, 4, 16};
+  std::vector<std::string> ways{"curl"};
   std::uint64_t shared_bytes = 65536;
   std::uint64_t mib = 32;
   std::size_t repeat = 3;
@@ -105,7 +106,8 @@ void make_bucket(Flags const& flags, bool is_starting) {
 struct Rates {
   double put = 0;
   double get = 0;
-  std::uint64_t requests = 0;  ///< of one put and one get of all blocks
+  std::uint64_t requests = 0;  ///< of one put and one get of all blocks; over libcurl
+  std::string reason;          ///< why the store moved them as it did
 };
 
 struct Case {
@@ -113,7 +115,13 @@ struct Case {
   std::uint64_t num_blocks = 0;
   std::size_t connections = 0;
   std::uint32_t blocks_per_object = 1;
+  std::string way = "curl";
 };
+
+object::ObjectTransport transport_of(std::string const& way) {
+  if (way == "nixl") { return object::ObjectTransport::Nixl; }
+  return way == "auto" ? object::ObjectTransport::Auto : object::ObjectTransport::Curl;
+}
 
 /// The best of some rounds, through the queue that transfers use, checksums and all.
 Rates measure(Flags const& flags, Case const& what) {
@@ -123,6 +131,7 @@ Rates measure(Flags const& flags, Case const& what) {
   options.scheme.format = "bytes";
   options.blocks_per_object = what.blocks_per_object;
   options.scheme.prefix = fmt::format("k{}", what.blocks_per_object);
+  options.transport = transport_of(what.way);
   memory::ExtentGroup const geometry{0, what.block_bytes, what.block_bytes, what.num_blocks};
   auto const store = object::ObjectBlockStore::open(options, geometry, "");
   std::vector<std::byte> memory(what.block_bytes * what.num_blocks);
@@ -154,7 +163,7 @@ Rates measure(Flags const& flags, Case const& what) {
   }
   auto const bytes = static_cast<double>(memory.size());
   return {bytes / put.best(), bytes / get.best(),
-          (store->client()->stats().requests - before) / flags.repeat};
+          (store->client()->stats().requests - before) / flags.repeat, store->backend_reason()};
 }
 
 constexpr char const* kBoto = R"(
@@ -188,15 +197,16 @@ std::optional<Rates> measure_boto(Flags const& flags, Case const& what) {
   auto const json = nlohmann::json::parse(result.output, nullptr, false);
   KVBM_EXPECTS(result.exit_code == 0 && json.is_object(), Io,
                flags.python + " with boto3 failed: exit code " + std::to_string(result.exit_code));
-  return Rates{json.at("put").get<double>(), json.at("get").get<double>(), 0};
+  return Rates{json.at("put").get<double>(), json.at("get").get<double>(), 0, {}};
 }
 
 Case make_case(Flags const& flags, std::uint64_t block_bytes, std::size_t connections,
-               std::uint32_t blocks_per_object) {
+               std::uint32_t blocks_per_object, std::string way) {
   KVBM_EXPECTS(block_bytes > 0, InvalidArgument, "--block-bytes 0: a block has bytes");
   auto const fitting = std::max<std::uint64_t>(1, (flags.mib << 20U) / block_bytes);
   // More than this costs time and tells nothing.
-  return {block_bytes, std::min<std::uint64_t>(fitting, 512), connections, blocks_per_object};
+  return {block_bytes, std::min<std::uint64_t>(fitting, 512), connections, blocks_per_object,
+          std::move(way)};
 }
 
 Table rates_table(Flags const& flags) {
@@ -204,6 +214,7 @@ Table rates_table(Flags const& flags) {
               {{"block_bytes", "block"},
                {"num_blocks", "blocks"},
                {"connections", "connections"},
+               {"way", "way", false},
                {"put", "put"},
                {"get", "get"},
                {"boto3_put", "boto3 put"},
@@ -212,15 +223,18 @@ Table rates_table(Flags const& flags) {
                {"get_ratio", "get / boto3"}});
   for (auto const bytes : flags.block_bytes) {
     for (auto const connections : flags.connections) {
-      auto const what = make_case(flags, bytes, connections, 1);
-      auto const boto = measure_boto(flags, what);
-      auto const ours = measure(flags, what);
-      table.add({bytes_cell(bytes), count_cell(what.num_blocks), count_cell(connections),
-                 rate_cell(ours.put), rate_cell(ours.get),
-                 boto ? rate_cell(boto->put) : none_cell(),
-                 boto ? rate_cell(boto->get) : none_cell(),
-                 boto ? times_cell(ours.put / boto->put) : none_cell(),
-                 boto ? times_cell(ours.get / boto->get) : none_cell()});
+      auto const boto = measure_boto(flags, make_case(flags, bytes, connections, 1, {}));
+      for (auto const& way : flags.ways) {
+        auto const what = make_case(flags, bytes, connections, 1, way);
+        auto const ours = measure(flags, what);
+        table.add({bytes_cell(bytes), count_cell(what.num_blocks), count_cell(connections), way,
+                   rate_cell(ours.put), rate_cell(ours.get),
+                   boto ? rate_cell(boto->put) : none_cell(),
+                   boto ? rate_cell(boto->get) : none_cell(),
+                   boto ? times_cell(ours.put / boto->put) : none_cell(),
+                   boto ? times_cell(ours.get / boto->get) : none_cell()});
+        if (way == "auto") { table.note(format_bytes(bytes) + ": " + ours.reason); }
+      }
     }
   }
   if (flags.python.empty()) {
@@ -235,20 +249,27 @@ Table sharing_table(Flags const& flags) {
       fmt::format("Blocks of {} that share objects, GB/s", format_bytes(flags.shared_bytes)),
       {{"blocks_per_object", "blocks an object"},
        {"object_bytes", "object"},
+       {"way", "way", false},
        {"requests", "requests"},
        {"put", "put"},
        {"get", "get"}});
   for (auto const shared : flags.shared) {
-    auto const what = make_case(flags, flags.shared_bytes, flags.connections.back(), shared);
-    auto const rates = measure(flags, what);
-    table.add({count_cell(shared), bytes_cell(shared * flags.shared_bytes),
-               count_cell(rates.requests), rate_cell(rates.put), rate_cell(rates.get)});
+    for (auto const& way : flags.ways) {
+      auto const what = make_case(flags, flags.shared_bytes, flags.connections.back(), shared, way);
+      auto const rates = measure(flags, what);
+      table.add({count_cell(shared), bytes_cell(shared * flags.shared_bytes), way,
+                 count_cell(rates.requests), rate_cell(rates.put), rate_cell(rates.get)});
+    }
+  }
+  if (std::ranges::any_of(flags.ways, [](auto const& way) { return way != "curl"; })) {
+    table.note("requests: those over libcurl, to which NIXL adds one a put and one a get");
   }
   return table;
 }
 
 int run(Flags flags) {
   KVBM_EXPECTS(!flags.connections.empty(), InvalidArgument, "--connections: at least one");
+  KVBM_EXPECTS(!flags.ways.empty(), InvalidArgument, "--ways: at least one");
   std::unique_ptr<Moto> moto;
   std::string server = flags.endpoint;
   if (flags.endpoint.empty()) {
@@ -292,6 +313,11 @@ void add_object_bench(Commands& commands, CLI::App& bench) {
   verb.add_option("--moto", flags->moto,
                   "moto_server (default: KVBM_MOTO_SERVER, build/venv, PATH)");
   verb.add_option("--python", flags->python, "a Python with boto3, to compare with");
+  verb.add_option("--ways", flags->ways,
+                  "who moves the objects: curl, nixl, auto (whichever is faster); several allowed")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"curl", "nixl", "auto"}))
+      ->capture_default_str();
   verb.add_option("--block-bytes", flags->block_bytes, "several allowed")
       ->delimiter(',')
       ->capture_default_str();

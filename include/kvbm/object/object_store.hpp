@@ -18,25 +18,29 @@
 
 namespace kvbm::object {
 
-/// Who moves the bodies of objects. Metadata, lists, the manifest and merges of shared objects go
-/// over libcurl with all of them, and objects are the same: what one wrote the others read.
+/// Who moves the bodies of objects. Lists, the manifest, and merges where a write covers a part of
+/// the blocks of an object go over libcurl with all of them. Objects are the same: what one way
+/// wrote, the others read.
 enum class ObjectTransport {
-  /// libcurl: a request an object, connections that are kept, retries, all errors told apart.
+  /// libcurl: a request an object, retries, all errors told apart.
   Curl,
-  /// NIXL's OBJ plugin, which can neither set nor read metadata: a write goes to a temporary
-  /// object,
+  /// NIXL's OBJ plugin, which neither sets nor reads metadata: a write goes to a temporary object,
   /// which the server then copies to its key with the metadata; a read has a HEAD beside it. What
-  /// NIXL
-  /// fails at is asked of libcurl, which succeeds or says why. Bytes pass through memory of the
-  /// store's own, because NIXL cannot be stopped: a request that is given up at S3Options::deadline
-  /// goes on in that memory until it ends by itself. Temporary objects that could not be removed in
-  /// time go when a store opens an hour later. S3Options::stall_timeout and max_retries do not
-  /// count for NIXL, nor do its bytes in S3Stats.
+  /// NIXL fails at is asked of libcurl, which succeeds or says why.
+  ///
+  /// NIXL has no deadline and cannot be stopped. A request that is not done at S3Options::deadline
+  /// is given up and goes on in memory of the store's own, through which all bytes pass, until it
+  /// ends by itself (some seconds; so long a process may take to end). Temporary objects that could
+  /// not be removed in time go when a store of this transport opens an hour later.
+  ///
+  /// stall_timeout and max_retries do not count for NIXL, and S3Stats does not count what it does.
+  /// While it starts, AWS_RETRY_MODE and AWS_MAX_ATTEMPTS are set in the environment unless they
+  /// are there: not safe beside threads that read the environment.
   Nixl,
-  /// Where NIXL's plugin does not load: Curl, without anything having been started. Where it does:
-  /// whichever moved some temporary objects of this store faster when it was opened. Not the
-  /// default,
-  /// because opening a store then loads libraries, starts threads, and writes to the bucket.
+  /// Curl where NIXL's plugin does not load; nothing is started then. Where it does: whichever
+  /// moves some temporary objects of this store's size faster when it is opened. Not the default:
+  /// opening a store would load libraries, start threads and write to the bucket, for a way that
+  /// needs three more requests a block.
   Auto,
 };
 

@@ -217,6 +217,23 @@ TEST_F(NixlObjectsTest, ABodyThatStopsEndsAtTheDeadline) {
   EXPECT_EQ(read_failure(store, 1).kind, S3ErrorKind::Silent);
 }
 
+// NIXL's threads must not run while a process takes down what they use.
+TEST_F(NixlObjectsTest, AProcessThatEndsMeanwhileEndsWell) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  auto const end_with_a_read_under_way = [&] {
+    auto* const server = new ObjectServer;  // outlives the process
+    auto with = options();
+    with.s3 = options_for(server->endpoint());
+    with.s3.deadline = 100ms;
+    auto store = ObjectBlockStore::open(with, geometry(), "");
+    server->add_fault({Kind::Silence});
+    bool const is_late = read_failure(store, 1).is_timeout_error;
+    store.reset();
+    std::exit(is_late && num_retired_agents() == 1 ? 0 : 1);
+  };
+  EXPECT_EXIT(end_with_a_read_under_way(), ::testing::ExitedWithCode(0), "");
+}
+
 TEST_F(NixlObjectsTest, ABatchThatIsDroppedWaits) {
   S3Client client(options_for(server_.endpoint()));
   auto const body = pattern(1000, 1);
