@@ -221,7 +221,7 @@ TEST_F(NixlObjectsTest, ABodyThatStopsEndsAtTheDeadline) {
 TEST_F(NixlObjectsTest, AProcessThatEndsMeanwhileEndsWell) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   auto const end_with_a_read_under_way = [&] {
-    auto* const server = new ObjectServer;  // outlives the process
+    static auto* const server = new ObjectServer;  // is never taken down
     auto with = options();
     with.s3 = options_for(server->endpoint());
     with.s3.deadline = 100ms;
