@@ -140,7 +140,7 @@ void add_demo_onboard(Commands& commands) {
   auto const shape = std::make_shared<ShapeFlags>();
   auto& verb = commands.add("demo-onboard", "second process of `kvbm demo`", [plan, shape] {
     plan->workload = shape->resolve();
-    Output{true, false}.result(run_onboard(*plan));
+    Output{true, false, {}}.result(run_onboard(*plan));
     return ExitOk;
   });
   verb.group("");  // hidden: `kvbm demo` starts it

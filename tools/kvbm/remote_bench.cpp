@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <memory>
 
 #include "command.hpp"
@@ -32,7 +31,6 @@ struct Flags {
   double time_limit = 4;
   bool quick = false;
   std::string perftest;
-  std::string save;
   Output output;
 };
 
@@ -104,11 +102,6 @@ int run(Flags const& flags) {
       show(bench_perftest(options));
     }
   }
-  if (!flags.save.empty()) {
-    std::ofstream file(flags.save);
-    file << result.dump(2) << '\n';
-    KVBM_EXPECTS(file.good(), Io, "cannot write " + flags.save);
-  }
   flags.output.result(result);
   return ExitOk;
 }
@@ -153,7 +146,7 @@ void add_remote_bench(Commands& commands, CLI::App& bench) {
       ->capture_default_str();
   verb.add_flag("--quick", flags->quick, "little of everything, to try it");
   verb.add_option("--ucx-perftest", flags->perftest, "UCX's own benchmark (default: in PATH)");
-  verb.add_option("--save", flags->save, "file for the JSON document");
+  flags->output.add_save_to(verb);
   flags->output.add_to(verb, true);
 }
 

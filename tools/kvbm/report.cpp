@@ -7,6 +7,9 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
+
+#include "kvbm/core/error.hpp"
 
 namespace kvbm::cli {
 namespace {
@@ -131,6 +134,10 @@ void Output::add_to(CLI::App& app, bool with_markdown) {
   }
 }
 
+void Output::add_save_to(CLI::App& app) {
+  app.add_option("--save", save, "file for the JSON document");
+}
+
 void Output::text(std::string const& line) const {
   if (!json) { print(line + "\n"); }
 }
@@ -141,6 +148,10 @@ void Output::table(Table const& table) const {
 
 void Output::result(nlohmann::json const& value) const {
   if (json) { print(value.dump(2) + "\n"); }
+  if (save.empty()) { return; }
+  std::ofstream file(save);
+  file << value.dump(1) << "\n" << std::flush;
+  KVBM_EXPECTS(file.good(), Io, "cannot write " + save);
 }
 
 }  // namespace kvbm::cli

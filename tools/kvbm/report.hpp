@@ -75,12 +75,15 @@ class Table {
 struct Output {
   bool json = false;
   bool markdown = false;
+  std::string save;  ///< where the JSON document goes as well; empty: nowhere
 
   void add_to(CLI::App& app, bool with_markdown = false);
+  /// Adds --save.
+  void add_save_to(CLI::App& app);
   /// Prints now unless --json was given.
   void text(std::string const& line) const;
   void table(Table const& table) const;
-  /// Prints if --json was given.
+  /// Prints if --json was given, and writes the file of --save. @throws Error(Io)
   void result(nlohmann::json const& value) const;
 };
 
