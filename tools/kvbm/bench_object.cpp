@@ -158,6 +158,10 @@ Table shared_table(Flags const& flags) {
 
 int run(Flags flags) {
   KVBM_EXPECTS(!flags.connections.empty(), InvalidArgument, "--connections: at least one");
+  for (auto const connections : flags.connections) {
+    KVBM_EXPECTS(connections >= 1 && connections <= 1024, InvalidArgument,
+                 fmt::format("--connections {}: say 1 to 1024", connections));
+  }
   flags.running = std::make_shared<ObjectServer const>(flags.server);
   auto const machine = fmt::format("{}, {} usable CPUs, {}; {}", cpu_model(), usable_cpus(),
                                    kernel_name(), flags.running->name());

@@ -45,9 +45,11 @@ class Threads:
     def run(self, what, indices):
         list(self.pool.map(getattr(self, what), indices))
 
-def serve(pipe, threads):
+def serve(pipe, threads, parent):
     client = Threads(threads)
     while True:
+        while not pipe.poll(1):
+            if os.getppid() != parent: os._exit(0)
         what, indices = pipe.recv()
         client.run(what, indices)
         pipe.send(True)
@@ -55,11 +57,13 @@ def serve(pipe, threads):
 class Processes:
     def __init__(self):
         context = multiprocessing.get_context("fork")
-        self.pipes = []
+        self.pipes, self.processes = [], []
         for _ in range(processes):
             here, there = context.Pipe()
-            context.Process(target=serve, args=(there, max(1, connections // processes)),
-                            daemon=True).start()
+            process = context.Process(target=serve, daemon=True,
+                args=(there, max(1, connections // processes), os.getpid()))
+            process.start()
+            self.processes.append(process)
             self.pipes.append(here)
     def run(self, what, indices):
         for i, pipe in enumerate(self.pipes):
@@ -118,6 +122,8 @@ for line in sys.stdin:
     start = time.perf_counter()
     ways[way].run(what, indices)
     print(time.perf_counter() - start, flush=True)
+for process in ways["boto3 processes"].processes:
+    process.kill()
 os._exit(0)
 )";
 
