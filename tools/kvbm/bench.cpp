@@ -17,6 +17,7 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/metrics/exporter.hpp"
 #include "progress.hpp"
+#include "raw_disk.hpp"
 #include "report.hpp"
 
 namespace kvbm::cli {
@@ -45,15 +46,13 @@ std::pair<Side, Side> parse_direction(std::string const& text) {
                fmt::format("--direction {}: say FROM-TO, each of g1, g2, g3, system, pinned "
                            "(g1-g2, system-system)",
                            text));
-  return {side_of_tier(text.substr(0, dash)), side_of_tier(text.substr(dash + 1))};
-}
-
-memory::DiskEngine parse_engine(std::string const& text) {
-  if (text == "auto") { return memory::DiskEngine::Auto; }
-  if (text == "io_uring") { return memory::DiskEngine::IoUring; }
-  if (text == "threads") { return memory::DiskEngine::Threads; }
-  throw Error(ErrorCode::InvalidArgument,
-              fmt::format("--engine {}: say auto, io_uring or threads", text));
+  std::pair sides{side_of_tier(text.substr(0, dash)), side_of_tier(text.substr(dash + 1))};
+  bool const has_objects = sides.first.storage == memory::StorageKind::Object ||
+                           sides.second.storage == memory::StorageKind::Object;
+  KVBM_EXPECTS(
+      !has_objects, InvalidArgument,
+      fmt::format("--direction {}: `kvbm bench object` and `kvbm bench prefix` measure g4", text));
+  return sides;
 }
 
 std::vector<BenchCase> make_cases(BenchOptions const& options) {
@@ -196,6 +195,8 @@ void add_bench(Commands& commands) {
   add_figures(commands, verb);
   add_gpu_bench(commands, verb);
   add_remote_bench(commands, verb);
+  add_disk_bench(commands, verb);
+  add_prefix_bench(commands, verb);
   add_object_bench(commands, verb);
 }
 

@@ -26,7 +26,7 @@ class Limit {
     auto& source = *manager.memory_source();
     bool const reads = bench.src.storage == StorageKind::Disk;
     if (reads || bench.dst.storage == StorageKind::Disk) {
-      disk_.emplace(source.disk_io(), source, folder, block_bytes, bench.num_blocks);
+      disk_.emplace(source.disk_io(), source, std::vector{folder}, block_bytes, bench.num_blocks);
       reads_ = reads;
     } else {
       memory_.emplace(manager.context().copy_engine(), source,

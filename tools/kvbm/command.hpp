@@ -45,6 +45,8 @@ void add_figures(Commands& commands, CLI::App& bench);
 void add_gpu_bench(Commands& commands, CLI::App& bench);
 void add_remote_bench(Commands& commands, CLI::App& bench);
 void add_object_bench(Commands& commands, CLI::App& bench);
+void add_disk_bench(Commands& commands, CLI::App& bench);
+void add_prefix_bench(Commands& commands, CLI::App& bench);
 void add_remote_worker(Commands& commands);
 void add_tune(Commands& commands);
 void add_explain(Commands& commands);

@@ -128,7 +128,7 @@ Hop DemoTiers::measure(std::string const& name, layout::LayoutHandle src, layout
                            [&] { return scaled(limits.stream_copy(), limits.bytes()); }));
   }
   RawDisk raw(manager_.memory_source()->disk_io(), *manager_.memory_source(),
-              plan_.file.parent_path(), config.block_bytes(), ids.size());
+              std::vector{plan_.file.parent_path()}, config.block_bytes(), ids.size());
   hop.limit = raw.is_direct() ? "raw O_DIRECT " + disk + ", same engine"
                               : "raw page-cached " + disk + ", same engine";
   return finish(in_turns(plan_.rounds, kHopBudgetSeconds, move, [&] {

@@ -26,8 +26,10 @@ struct Figure {
   Table (*run)(FigureOptions const&);
 };
 
-constexpr std::array<Figure, 6> kFigures{{{"copy", figure_copy},
+constexpr std::array<Figure, 8> kFigures{{{"copy", figure_copy},
                                           {"disk", figure_disk},
+                                          {"hops", figure_hops},
+                                          {"verify", figure_verify},
                                           {"submit", figure_submit},
                                           {"bookkeeping", figure_bookkeeping},
                                           {"latency", figure_latency},
@@ -70,7 +72,9 @@ int run(FiguresOptions& options) {
         std::any_of(kFigures.begin(), kFigures.end(),
                     [&](Figure const& figure) { return name == figure.name; }),
         InvalidArgument,
-        fmt::format("--only {}: say copy, disk, submit, bookkeeping, latency or checksum", name));
+        fmt::format("--only {}: say copy, disk, hops, verify, submit, bookkeeping, latency or "
+                    "checksum",
+                    name));
   }
   TempFolder const folder(options.path);
   auto& figures = options.figures;
@@ -108,7 +112,8 @@ void add_figures(Commands& commands, CLI::App& bench) {
       "figures", "the figures of docs/performance.md, a few minutes",
       [options] { return run(*options); }, &bench);
   verb.add_option("--only", options->only,
-                  "copy, disk, submit, bookkeeping, latency, checksum; several allowed")
+                  "copy, disk, hops, verify, submit, bookkeeping, latency, checksum; several "
+                  "allowed")
       ->delimiter(',');
   verb.add_option("--threads", options->figures.threads, "copy threads; 0 = one per usable CPU")
       ->capture_default_str();

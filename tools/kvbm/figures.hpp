@@ -31,8 +31,10 @@ struct FigureOptions {
 
 /// Host copies and permutations against a STREAM-style copy with the same threads.
 Table figure_copy(FigureOptions const& options);
-/// Memory to disk and back against fio with the same engine, block size and depth.
+/// The tables of `kvbm bench disk`: rates, two hops, the cost of the verify.
 Table figure_disk(FigureOptions const& options);
+Table figure_hops(FigureOptions const& options);
+Table figure_verify(FigureOptions const& options);
 /// What submitting costs the caller, by the number of blocks.
 Table figure_submit(FigureOptions const& options);
 /// Bytes of bookkeeping a block.

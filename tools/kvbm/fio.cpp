@@ -11,24 +11,42 @@
 
 namespace kvbm::cli {
 
+namespace {
+
+/// fio separates files by colons.
+std::string join(std::vector<std::filesystem::path> const& files) {
+  std::string text;
+  for (auto const& file : files) {
+    if (!text.empty()) { text += ':'; }
+    for (char const c : file.string()) {
+      if (c == ':') { text += '\\'; }
+      text += c;
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
 bool has_fio() { return has_program("fio"); }
 
 std::vector<std::string> fio_command(FioJob const& job) {
   bool const uring = job.engine == memory::DiskEngine::IoUring;
-  // Threads share the file: each takes a part of its own, in whole blocks.
-  std::uint64_t const jobs =
-      uring ? 1 : std::clamp<std::uint64_t>(job.threads, 1, std::max<std::uint64_t>(1, job.blocks));
-  std::uint64_t const part = std::max<std::uint64_t>(1, job.blocks / jobs) * job.block_bytes;
+  // Threads share each file: each takes a part of its own, in whole blocks.
+  std::uint64_t const files = std::max<std::size_t>(1, job.files.size());
+  std::uint64_t const blocks = std::max<std::uint64_t>(1, job.blocks / files);
+  std::uint64_t const jobs = uring ? 1 : std::clamp<std::uint64_t>(job.threads, 1, blocks);
+  std::uint64_t const part = std::max<std::uint64_t>(1, blocks / jobs) * job.block_bytes;
   std::vector<std::string> command{"fio",
                                    "--name=kvbm",
-                                   "--filename=" + job.file.string(),
+                                   "--filename=" + join(job.files),
                                    fmt::format("--rw={}", job.write ? "write" : "read"),
                                    fmt::format("--ioengine={}", uring ? "io_uring" : "psync"),
                                    fmt::format("--iodepth={}", uring ? job.depth : 1),
                                    fmt::format("--numjobs={}", jobs),
                                    fmt::format("--direct={}", job.direct ? 1 : 0),
                                    fmt::format("--bs={}", job.block_bytes),
-                                   fmt::format("--size={}", part),
+                                   fmt::format("--size={}", part * files),
                                    fmt::format("--offset_increment={}", part),
                                    "--thread",
                                    "--group_reporting",

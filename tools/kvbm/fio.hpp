@@ -10,17 +10,18 @@
 
 namespace kvbm::cli {
 
-/// One run of fio that does what a transfer does: one file from end to end with direct I/O.
+/// One run of fio that does what a transfer does: files from end to end with direct I/O, several of
+/// them in turns.
 struct FioJob {
   memory::DiskEngine engine = memory::DiskEngine::IoUring;
   bool write = false;
   bool direct = true;
   std::uint64_t block_bytes = 0;  ///< multiple of 4096
-  std::uint64_t blocks = 0;
-  unsigned depth = 64;        ///< requests in flight (io_uring)
-  unsigned threads = 8;       ///< threads with one request each (psync)
-  bool fixed_buffers = true;  ///< registered with the kernel (io_uring), where it allows
-  std::filesystem::path file;
+  std::uint64_t blocks = 0;       ///< of all files together
+  unsigned depth = 64;            ///< requests in flight (io_uring)
+  unsigned threads = 8;           ///< threads with one request each (psync)
+  bool fixed_buffers = true;      ///< registered with the kernel (io_uring), where it allows
+  std::vector<std::filesystem::path> files;
 };
 
 [[nodiscard]] bool has_fio();

@@ -220,7 +220,7 @@ nlohmann::json measure_limits(InfoOptions const& options, manager::TransferManag
         [&] { return limits.stream_copy(); });
     add("plain read, all copy threads", limits.bytes(), [&] { return limits.plain_read(); });
   }
-  RawDisk raw(manager.memory_source()->disk_io(), *manager.memory_source(), folder, kPieceBytes,
+  RawDisk raw(manager.memory_source()->disk_io(), *manager.memory_source(), {folder}, kPieceBytes,
               kBytes / kPieceBytes);
   char const* const write = raw.is_direct() ? "disk write, O_DIRECT" : "disk write, page cache";
   char const* const read = raw.is_direct() ? "disk read, O_DIRECT" : "disk read, page cache";

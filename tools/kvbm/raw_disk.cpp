@@ -41,41 +41,64 @@ memory::Region ring(memory::MemorySource& source, std::uint64_t piece_bytes, std
 
 }  // namespace
 
+memory::DiskEngine parse_engine(std::string const& text) {
+  if (text == "auto") { return memory::DiskEngine::Auto; }
+  if (text == "io_uring") { return memory::DiskEngine::IoUring; }
+  if (text == "threads") { return memory::DiskEngine::Threads; }
+  throw Error(ErrorCode::InvalidArgument,
+              fmt::format("--engine {}: say auto, io_uring or threads", text));
+}
+
 RawDisk::RawDisk(std::shared_ptr<memory::DiskIo> io, memory::MemorySource& source,
-                 std::filesystem::path const& folder, std::uint64_t piece_bytes,
+                 std::vector<std::filesystem::path> const& folders, std::uint64_t piece_bytes,
                  std::uint64_t pieces)
     : io_(std::move(io)),
-      path_(folder / fmt::format("kvbm-raw-{}", ::getpid())),
       piece_bytes_(checked_align_up(piece_bytes, kFileAlignment)),
       pieces_(pieces),
       memory_(ring(source, piece_bytes_, pieces)),
       queue_(io_->make_queue()) {
-  int const flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC;
-  if (io_->options().allow_direct) { fd_ = ::open(path_.c_str(), flags | O_DIRECT, 0600); }
-  direct_ = fd_ >= 0;
-  if (!direct_) {
-    reason_ = io_->options().allow_direct ? "open with O_DIRECT: " + describe_errno(errno)
-                                          : std::string("not asked for");
-    fd_ = ::open(path_.c_str(), flags, 0600);
-  }
-  KVBM_EXPECTS(fd_ >= 0, Io,
-               fmt::format("cannot create {}: {}; name a writable folder with --path",
-                           path_.string(), describe_errno(errno)));
   queue_->register_buffer({memory_.host_data(), memory_.bytes()});
-  if (::posix_fallocate(fd_, 0, static_cast<off_t>(bytes())) == ENOSPC) {
-    ::close(fd_);
-    ::unlink(path_.c_str());
-    throw Error(ErrorCode::Io,
-                fmt::format("no room for {} bytes in {}: free some or name another with --path",
-                            bytes(), folder.string()),
-                ENOSPC);
+  try {
+    for (auto const& folder : folders) {
+      open(folder, (pieces + folders.size() - 1) / folders.size());
+    }
+  } catch (...) {
+    close();
+    throw;
   }
 }
 
 RawDisk::~RawDisk() {
   queue_.reset();
-  ::close(fd_);
-  ::unlink(path_.c_str());
+  close();
+}
+
+void RawDisk::open(std::filesystem::path const& folder, std::uint64_t pieces) {
+  File file{folder / fmt::format("kvbm-raw-{}-{}", ::getpid(), files_.size()), -1};
+  int const flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC;
+  if (io_->options().allow_direct) { file.fd = ::open(file.path.c_str(), flags | O_DIRECT, 0600); }
+  if (file.fd < 0) {
+    direct_ = false;
+    reason_ = io_->options().allow_direct ? "open with O_DIRECT: " + describe_errno(errno)
+                                          : std::string("not asked for");
+    file.fd = ::open(file.path.c_str(), flags, 0600);
+  }
+  KVBM_EXPECTS(file.fd >= 0, Io,
+               fmt::format("cannot create {}: {}; name a writable folder with --path",
+                           file.path.string(), describe_errno(errno)));
+  files_.push_back(file);
+  std::uint64_t const room = pieces * piece_bytes_;
+  KVBM_EXPECTS(::posix_fallocate(file.fd, 0, static_cast<off_t>(room)) != ENOSPC, Io,
+               fmt::format("no room for {} bytes in {}: free some or name another with --path",
+                           room, folder.string()));
+}
+
+void RawDisk::close() noexcept {
+  for (auto const& file : files_) {
+    ::close(file.fd);
+    ::unlink(file.path.c_str());
+  }
+  files_.clear();
 }
 
 double RawDisk::read() {
@@ -87,7 +110,7 @@ double RawDisk::move(DiskRequest::Op op) {
   std::vector<DiskRequest> requests;
   requests.reserve(pieces_);
   for (std::uint64_t i = 0; i < pieces_; ++i) {
-    requests.push_back({op, fd_, i * piece_bytes_,
+    requests.push_back({op, files_[i % files_.size()].fd, i / files_.size() * piece_bytes_,
                         memory_.host_data() + (i * piece_bytes_) % memory_.bytes(), piece_bytes_});
   }
   std::vector<int> errors;
@@ -96,7 +119,8 @@ double RawDisk::move(DiskRequest::Op op) {
     errors = queue_->finish();
   });
   for (int const error : errors) {
-    KVBM_EXPECTS(error == 0, Io, fmt::format("{}: {}", path_.string(), describe_errno(error)));
+    KVBM_EXPECTS(error == 0, Io,
+                 fmt::format("{}: {}", files_.front().path.string(), describe_errno(error)));
   }
   written_ = written_ || op == DiskRequest::Op::Write;
   return elapsed;

@@ -52,12 +52,17 @@ Side side_of_tier(std::string const& tier) {
   } else if (tier == "g3" || tier == "disk") {
     side.storage = StorageKind::Disk;
     side.format = KvBlockLayout::UniversalTP;
+  } else if (tier == "g4" || tier == "object") {
+    side.storage = StorageKind::Object;
+    side.format = KvBlockLayout::UniversalTP;
   } else if (tier == "pinned") {
     side.storage = StorageKind::Pinned;
   } else if (tier != "system" && tier != "host") {
     throw Error(
         ErrorCode::InvalidArgument,
-        fmt::format("unknown tier '{}': say g1 (device), g2, g3 (disk), system or pinned", tier));
+        fmt::format("unknown tier '{}': say g1 (device), g2, g3 (disk), g4 (objects), system or "
+                    "pinned",
+                    tier));
   }
   return side;
 }
@@ -82,7 +87,8 @@ void set_kind(Side& side, std::string const& kind) {
 void SideFlags::add_to(CLI::App& app, std::string const& role, std::string const& default_tier) {
   tier = default_tier;
   if (!default_tier.empty()) {
-    app.add_option("--" + role, tier, "where: g1 (device), g2, g3 (disk), system or pinned")
+    app.add_option("--" + role, tier,
+                   "where: g1 (device), g2, g3 (disk), g4 (objects), system or pinned")
         ->capture_default_str();
   }
   app.add_option("--" + role + "-kind", kind,
@@ -111,12 +117,24 @@ layout::PhysicalLayout make_layout(manager::TransferManager const& manager,
         return file.empty() ? builder.allocate_disk().build() : builder.allocate_disk(file).build();
       case StorageKind::Object: break;
     }
-    return builder.allocate_object("", "").build();
+    KVBM_EXPECTS(!side.bucket.empty(), InvalidArgument,
+                 "g4 lies in a bucket: name it with --bucket, and its server with AWS_ENDPOINT_URL "
+                 "unless it is AWS's own");
+    return builder.allocate_object(side.bucket, side.prefix).build();
   };
   auto const shaped = manager.layout_builder().config(config);
   return side.kind == LayoutKind::FullyContiguous
              ? build(shaped.fully_contiguous(side.format))
              : build(shaped.layer_separate(side.dimension, side.format));
+}
+
+layout::PhysicalLayout make_disk_layout(manager::TransferManager const& manager,
+                                        layout::LayoutConfig const& config, Side const& side,
+                                        std::vector<std::filesystem::path> const& files) {
+  auto const shaped = manager.layout_builder().config(config);
+  return side.kind == LayoutKind::FullyContiguous
+             ? shaped.fully_contiguous(side.format).allocate_disk(files).build()
+             : shaped.layer_separate(side.dimension, side.format).allocate_disk(files).build();
 }
 
 TempFolder::TempFolder(std::filesystem::path const& parent) {

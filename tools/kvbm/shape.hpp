@@ -36,11 +36,13 @@ struct Side {
   layout::LayoutKind kind = layout::LayoutKind::FullyContiguous;
   layout::BlockDimension dimension = layout::BlockDimension::First;
   layout::KvBlockLayout format = layout::KvBlockLayout::OperationalNHD;
+  std::string bucket;  ///< of objects; the server is where the environment says
+  std::string prefix;
 };
 
 /// The natural side of "g1" (device; layer separate, block second, NHD, as engines keep it), "g2"
-/// (pinned; fully contiguous UniversalTP), "g3" (disk; the same), "system", "pinned" (fully
-/// contiguous NHD). @throws Error(InvalidArgument) listing the names
+/// (pinned; fully contiguous UniversalTP), "g3" (disk; the same), "g4" (objects; the same),
+/// "system", "pinned" (fully contiguous NHD). @throws Error(InvalidArgument) listing the names
 Side side_of_tier(std::string const& tier);
 /// "fc", "ls", "ls2". @throws Error(InvalidArgument) listing the names
 void set_kind(Side& side, std::string const& kind);
@@ -62,6 +64,10 @@ struct SideFlags {
 layout::PhysicalLayout make_layout(manager::TransferManager const& manager,
                                    layout::LayoutConfig const& config, Side const& side,
                                    std::filesystem::path const& file = {});
+/// A disk layout over one or several files.
+layout::PhysicalLayout make_disk_layout(manager::TransferManager const& manager,
+                                        layout::LayoutConfig const& config, Side const& side,
+                                        std::vector<std::filesystem::path> const& files);
 
 /// A folder of its own that vanishes with the object.
 class TempFolder {
