@@ -5,6 +5,8 @@
 #include <initializer_list>
 #include <utility>
 
+#include "object/http_get.hpp"
+
 namespace kvbm::object {
 namespace {
 
@@ -28,6 +30,11 @@ S3Options options_from_environment(std::string bucket) {
   }
   options.ca_file = first_of({"AWS_CA_BUNDLE"});
   return options;
+}
+
+std::string client_name() {
+  auto const version = curl_version_text();
+  return version.empty() ? version : "libcurl " + version;
 }
 
 }  // namespace kvbm::object

@@ -83,7 +83,7 @@ void start_curl() {
       "libcurl4-openssl-dev");
 }
 
-std::string curl_version_text() { return "(not in this build)"; }
+std::string curl_version_text() { return {}; }
 
 HttpAnswer http_ask(char const*, std::string const&,
                     std::vector<std::pair<std::string, std::string>> const&,

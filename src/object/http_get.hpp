@@ -17,7 +17,7 @@ struct HttpAnswer {
 /// Starts libcurl once for the process. @throws UnsupportedError in a build without it
 void start_curl();
 
-/// "7.88.1".
+/// "7.88.1"; empty in a build without it.
 std::string curl_version_text();
 
 /// One small request (64 KiB of answer at most), bounded in time; never throws but for memory.

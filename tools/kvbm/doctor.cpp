@@ -17,6 +17,7 @@ namespace {
 
 struct DoctorOptions {
   std::string path;
+  std::string bucket;
   double needed_gib = 1;
   bool strict = false;
   Output output;
@@ -25,8 +26,8 @@ struct DoctorOptions {
 int run(DoctorOptions const& options) {
   std::filesystem::path const folder = options.path.empty() ? std::filesystem::temp_directory_path()
                                                             : std::filesystem::path(options.path);
-  auto const checks =
-      run_checks(folder, static_cast<std::uint64_t>(options.needed_gib * (1ULL << 30U)));
+  auto const checks = run_checks(
+      folder, static_cast<std::uint64_t>(options.needed_gib * (1ULL << 30U)), options.bucket);
   Table table("checks", "",
               {{"health", "", false}, {"check", "check", false}, {"found", "found", false}});
   for (auto const& check : checks) {
@@ -72,6 +73,8 @@ void add_doctor(Commands& commands) {
   verb.add_option("--needed-gib", options->needed_gib, "room that the disk tier needs there, GiB")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  verb.add_option("--bucket", options->bucket,
+                  "bucket of the object tier, on the server of AWS_ENDPOINT_URL, else AWS itself");
   verb.add_flag("--strict", options->strict, "exit with 1 if there are warnings");
   options->output.add_to(verb);
 }

@@ -17,6 +17,7 @@
 #include "kvbm/transfer/cost_store.hpp"
 #include "machine.hpp"
 #include "nixl_facts.hpp"
+#include "object_facts.hpp"
 #include "report.hpp"
 
 namespace kvbm::cli {
@@ -260,6 +261,23 @@ void check_cuda_devices(std::vector<Check>& checks) {
                                                   "engines, without kernels")});
 }
 
+Check check_direct_storage() {
+  auto const& info = device::direct_storage()->info();
+  bool const direct = info.mode == device::DirectStorageMode::Direct;
+  Check check{"gds",
+              "GPUDirect Storage",
+              direct ? Health::Ok : Health::Info,
+              fmt::format("{}{}: {}", device::to_string(info.mode),
+                          info.library.empty() ? "" : ", " + info.library.string(), info.reason),
+              {}};
+  if (!direct) {
+    check.advice =
+        "nothing to do: files and GPU memory exchange blocks through pinned memory; with libcufile "
+        "and the module nvidia_fs they would go straight";
+  }
+  return check;
+}
+
 std::vector<Check> check_gpu() {
   auto const gpus = memory::find_pci_gpus();
   bool const nvidia = std::any_of(gpus.begin(), gpus.end(), [](auto const& gpu) {
@@ -282,11 +300,8 @@ std::vector<Check> check_gpu() {
                       driver ? trim(read_text("/sys/module/nvidia/version").value_or("loaded"))
                              : std::string("module nvidia is not loaded"),
                       driver ? std::string{} : std::string("install and load the NVIDIA driver")});
-    auto const& gds = device::direct_storage()->info();
-    bool const direct = gds.mode == device::DirectStorageMode::Direct;
-    checks.push_back({"gds", "GPUDirect Storage", direct ? Health::Ok : Health::Info, gds.reason,
-                      direct ? std::string{} : std::string("files go through pinned memory")});
   }
+  checks.push_back(check_direct_storage());
   return checks;
 }
 
@@ -350,6 +365,44 @@ std::vector<Check> check_remote() {
   return checks;
 }
 
+/// What decides whether blocks can go to an object store.
+std::vector<Check> check_objects(std::string const& bucket) {
+  auto const facts = find_object_facts(bucket);
+  if (facts.client.empty()) {
+    return {{"object_client", "object tier", bucket.empty() ? Health::Info : Health::Fail,
+             "not in this build", "for G4 build with libcurl4-openssl-dev and libssl-dev"}};
+  }
+  std::vector<Check> checks{{"object_client", "object tier", Health::Ok, facts.client, {}}};
+  bool const found = !facts.credentials_source.empty();
+  checks.push_back({"object_credentials", "S3 credentials", found ? Health::Ok : Health::Info,
+                    found ? "from " + facts.credentials_source : std::string("none"),
+                    found ? std::string{}
+                          : std::string("for G4 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                                        "or write a profile with `aws configure`")});
+  Check endpoint{"object_endpoint", "S3 endpoint", Health::Ok, facts.endpoint, {}};
+  if (facts.endpoint.empty()) { endpoint.found = "AWS's own: AWS_ENDPOINT_URL names no other"; }
+  if (!facts.was_asked) {
+    endpoint.health = Health::Info;
+    endpoint.advice = "it was not asked: name a --bucket, or a server in AWS_ENDPOINT_URL";
+  } else if (!facts.why_unreachable.empty()) {
+    endpoint.health = Health::Warn;
+    endpoint.found += " does not answer: " + facts.why_unreachable;
+    endpoint.advice = "start the server, or correct AWS_ENDPOINT_URL";
+  } else {
+    endpoint.found += ", answers";
+  }
+  checks.push_back(endpoint);
+  if (!bucket.empty()) {
+    bool const usable = facts.why_no_bucket.empty();
+    checks.push_back({"object_bucket", "bucket " + bucket, usable ? Health::Ok : Health::Fail,
+                      usable ? "can be read" : facts.why_no_bucket,
+                      usable ? std::string{}
+                             : std::string("make the bucket, or name another one with --bucket and "
+                                           "credentials that may read it")});
+  }
+  return checks;
+}
+
 }  // namespace
 
 char const* to_string(Health health) noexcept {
@@ -362,7 +415,8 @@ char const* to_string(Health health) noexcept {
   return "unknown";
 }
 
-std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t needed_bytes) {
+std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t needed_bytes,
+                              std::string const& bucket) {
   std::vector<Check> checks{check_cpus(),       check_avx2(), check_memory(),  check_memlock(),
                             check_huge_pages(), check_numa(), check_io_uring()};
   for (auto& check : check_folder(folder, needed_bytes)) {
@@ -372,6 +426,9 @@ std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t
     checks.push_back(std::move(check));
   }
   for (auto& check : check_remote()) {
+    checks.push_back(std::move(check));
+  }
+  for (auto& check : check_objects(bucket)) {
     checks.push_back(std::move(check));
   }
   return checks;

@@ -28,6 +28,8 @@ struct Check {
 };
 
 /// @param needed_bytes  room that the disk tier should find in `folder`
-std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t needed_bytes);
+/// @param bucket        that the object tier should find; empty: none is needed
+std::vector<Check> run_checks(std::filesystem::path const& folder, std::uint64_t needed_bytes,
+                              std::string const& bucket);
 
 }  // namespace kvbm::cli

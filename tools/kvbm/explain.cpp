@@ -3,6 +3,7 @@
 // kvbm explain: what a transfer between two layouts would do, and why.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <memory>
 
@@ -10,6 +11,7 @@
 #include "exit_code.hpp"
 #include "kvbm/core/error.hpp"
 #include "measure.hpp"
+#include "object_server.hpp"
 #include "report.hpp"
 #include "shape.hpp"
 
@@ -34,6 +36,7 @@ struct ExplainOptions {
   std::string ids = "contiguous";
   std::string strategy;
   std::string path;
+  std::string bucket;
   Output output;
 };
 
@@ -133,9 +136,11 @@ int run(ExplainOptions const& flags) {
   }
   auto manager = builder.build();
   TempFolder const folder(flags.path);
-  auto const add = [&](SideFlags const& side, char const* name) {
-    return manager.register_layout(
-        make_layout(manager, config, side.resolve(), folder.path() / name));
+  auto const add = [&](SideFlags const& given, char const* name) {
+    auto side = given.resolve();
+    side.bucket = flags.bucket;
+    side.prefix = fmt::format("kvbm-explain-{}-{}", ::getpid(), name);
+    return manager.register_layout(make_layout(manager, config, side, folder.path() / name));
   };
   auto const src = add(flags.src, "src");
   auto const dst = add(flags.dst, "dst");
@@ -150,6 +155,8 @@ int run(ExplainOptions const& flags) {
       return manager.explain_transfer(src, src_ids, dst, dst_ids, options);
     });
   }
+  remove_manifest(manager.layout(src));
+  remove_manifest(manager.layout(dst));
   flags.output.text(fmt::format("from {}\nto   {}\n{}", manager.layout(src).to_string(),
                                 manager.layout(dst).to_string(), explanation.to_string()));
   auto json = to_json(explanation);
@@ -188,6 +195,8 @@ void add_explain(Commands& commands) {
                 "with the GPU; where there is none, as an H200 would be expected to do it");
   verb.add_option("--device", flags->device, "CUDA device of --gpu")->capture_default_str();
   verb.add_option("--path", flags->path, "folder for disk layouts, which are removed afterwards");
+  verb.add_option("--bucket", flags->bucket,
+                  "of g4, on the server of AWS_ENDPOINT_URL, else AWS itself; nothing stays in it");
   flags->output.add_to(verb);
 }
 

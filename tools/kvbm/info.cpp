@@ -10,6 +10,7 @@
 #include "exit_code.hpp"
 #include "gpu_facts.hpp"
 #include "kvbm/core/version.hpp"
+#include "kvbm/device/direct_storage.hpp"
 #include "kvbm/kernels/kernels.h"
 #include "kvbm/kvbm.hpp"
 #include "kvbm/memory/numa.hpp"
@@ -18,6 +19,7 @@
 #include "machine.hpp"
 #include "measure.hpp"
 #include "nixl_facts.hpp"
+#include "object_facts.hpp"
 #include "raw_disk.hpp"
 #include "report.hpp"
 #include "shape.hpp"
@@ -198,6 +200,37 @@ void add_remote(Facts& facts) {
   facts.note("rdma_devices", nixl.rdma);
 }
 
+void add_objects(Facts& facts) {
+  auto const objects = find_object_facts({});
+  std::string text = objects.client.empty() ? "not in this build" : objects.client;
+  if (!objects.client.empty()) {
+    text += fmt::format(
+        "; endpoint {}{}; credentials {}",
+        objects.endpoint.empty() ? "AWS's own" : objects.endpoint,
+        !objects.was_asked                ? ""
+        : objects.why_unreachable.empty() ? ", answers"
+                                          : ", does not answer",
+        objects.credentials_source.empty() ? "none" : "from " + objects.credentials_source);
+  }
+  facts.add("objects", "object store", text,
+            {{"client", objects.client},
+             {"endpoint", objects.endpoint},
+             {"asked", objects.was_asked},
+             {"reason", objects.why_unreachable},
+             {"credentials_source", objects.credentials_source},
+             {"credentials_reason", objects.why_no_credentials}});
+}
+
+void add_direct_storage(Facts& facts) {
+  auto const& info = device::direct_storage()->info();
+  facts.add("direct_storage", "GPUDirect Storage",
+            fmt::format("{}: {}", device::to_string(info.mode), info.reason),
+            {{"mode", std::string(device::to_string(info.mode))},
+             {"reason", info.reason},
+             {"library", info.library.string()},
+             {"version", info.version}});
+}
+
 nlohmann::json measure_limits(InfoOptions const& options, manager::TransferManager& manager,
                               std::filesystem::path const& folder) {
   constexpr std::size_t kRepeat = 5;
@@ -240,6 +273,8 @@ int run(InfoOptions const& options) {
   add_devices(facts, manager.context());
   add_remote(facts);
   add_disk(facts, *manager.memory_source()->disk_io(), folder);
+  add_direct_storage(facts);
+  add_objects(facts);
   options.output.table(facts.table());
   auto json = facts.json();
   if (options.measure) { json["limits"] = measure_limits(options, manager, folder); }

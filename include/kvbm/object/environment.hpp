@@ -12,4 +12,7 @@ namespace kvbm::object {
 /// from Credentials::from_chain().
 [[nodiscard]] S3Options options_from_environment(std::string bucket);
 
+/// What reaches S3 in this build ("libcurl 7.88.1"); empty: it was built without.
+[[nodiscard]] std::string client_name();
+
 }  // namespace kvbm::object
