@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "kvbm/core/checked.hpp"
@@ -35,7 +36,13 @@ void rethrow(S3Outcome const& outcome) {
 
 }  // namespace
 
-std::uint32_t default_blocks_per_object(std::uint64_t) noexcept { return 1; }
+std::uint32_t default_blocks_per_object(std::uint64_t extent_bytes) noexcept {
+  constexpr std::uint64_t kObjectBytes = std::uint64_t{256} << 10U;
+  constexpr std::uint64_t kMostSharing = std::uint64_t{64} << 10U;
+  if (extent_bytes == 0 || extent_bytes > kMostSharing) { return 1; }
+  return static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(kObjectBytes / extent_bytes, kMaxBlocksPerObject));
+}
 
 ObjectBlockStore::Impl::Impl(std::shared_ptr<S3Client> client, ObjectStoreOptions const& options,
                              memory::ExtentGroup geometry)
@@ -43,6 +50,7 @@ ObjectBlockStore::Impl::Impl(std::shared_ptr<S3Client> client, ObjectStoreOption
       scheme_(options.scheme),
       is_read_only_(options.read_only),
       groups_{geometry},
+      takes_any_sharing_(options.blocks_per_object == 0),
       blocks_per_object_(options.blocks_per_object != 0
                              ? options.blocks_per_object
                              : default_blocks_per_object(geometry.extent_bytes)) {
@@ -100,15 +108,22 @@ void ObjectBlockStore::Impl::open_manifest(std::string metadata) {
     std::rethrow_exception(
         with_context(std::current_exception(), client_->url() + "/" + key + " is damaged"));
   }
-  // Where blocks share objects, the last object has as many blocks as are left.
+  if (takes_any_sharing_) {
+    if (found.blocks_per_object < 1 || found.blocks_per_object > kMaxBlocksPerObject) {
+      throw CorruptError(fmt::format("{}/{} is damaged: {} blocks to an object", client_->url(),
+                                     key, found.blocks_per_object));
+    }
+    blocks_per_object_ = wanted.blocks_per_object = found.blocks_per_object;
+  }
+  // Another number of blocks is no other store: what is shared are whole objects, see place_of().
   bool const fits = found.extent_bytes == wanted.extent_bytes &&
-                    found.blocks_per_object == wanted.blocks_per_object &&
-                    (wanted.blocks_per_object == 1 || found.num_blocks == wanted.num_blocks);
-  KVBM_EXPECTS(fits, InvalidArgument,
-               fmt::format("object store {} has {} blocks of {} bytes, {} to an object; asked for "
-                           "were {} of {} bytes, {} to an object: give another prefix or model",
-                           name_, found.num_blocks, found.extent_bytes, found.blocks_per_object,
-                           wanted.num_blocks, wanted.extent_bytes, wanted.blocks_per_object));
+                    found.blocks_per_object == wanted.blocks_per_object;
+  KVBM_EXPECTS(
+      fits, InvalidArgument,
+      fmt::format("object store {} has blocks of {} bytes, {} to an object; asked for were "
+                  "{} bytes, {} to an object: give another prefix or model",
+                  name_, found.extent_bytes, found.blocks_per_object, wanted.extent_bytes,
+                  wanted.blocks_per_object));
   metadata_ = std::move(found.metadata);
 }
 
@@ -145,9 +160,12 @@ Place ObjectBlockStore::Impl::place_of(std::uint64_t block) const {
     if (found != content_keys_.end()) { return {scheme_.content_key(found->second), block, 1, 0}; }
   }
   std::uint64_t const first = block / blocks_per_object_ * blocks_per_object_;
-  auto const num_blocks = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(blocks_per_object_, groups_[0].count - first));
-  return {scheme_.index_key(first, blocks_per_object_), first, num_blocks,
+  // The last blocks, which would not fill an object, do not share one: so all that are shared have
+  // the same size, whoever opens the store with however many blocks.
+  if (groups_[0].count - first < blocks_per_object_) {
+    return {scheme_.index_key(block, 1), block, 1, 0};
+  }
+  return {scheme_.index_key(first, blocks_per_object_), first, blocks_per_object_,
           static_cast<std::uint32_t>(block - first)};
 }
 

@@ -59,6 +59,7 @@ class ObjectBlockStore::Impl {
   ObjectKeyScheme scheme_;
   bool is_read_only_;
   std::vector<memory::ExtentGroup> groups_;
+  bool takes_any_sharing_;  // blocks_per_object was not given: what the manifest says holds
   std::uint32_t blocks_per_object_;
   std::string name_;
   std::string metadata_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Several blocks to an object: ten blocks by four are objects of 4, 4 and 2.
+// Several blocks to an object: ten blocks by four are objects of 4, 4, 1 and 1.
 
 #include <algorithm>
 #include <thread>
@@ -37,11 +37,12 @@ TEST_P(SharedObjects, WholeObjectsAreOneRequestEach) {
   auto const puts = count("PUT");
   auto const gets = count("GET");
   expect_good(write(store, {5, 4, 7, 6, 0, 1, 2, 3, 9, 8}));
-  EXPECT_EQ(count("PUT") - puts, 3U);
+  EXPECT_EQ(count("PUT") - puts, 4U);
   EXPECT_EQ(count("GET"), gets);
-  EXPECT_EQ(server_.object(store->object_key_of(9)).body.size(), 2 * kBlockBytes);
+  EXPECT_EQ(server_.object(store->object_key_of(7)).body.size(), 4 * kBlockBytes);
+  EXPECT_EQ(server_.object(store->object_key_of(9)).body.size(), kBlockBytes);
   expect_blocks(store, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
-  EXPECT_EQ(count("GET") - gets, 3U);
+  EXPECT_EQ(count("GET") - gets, 4U);
 }
 
 TEST_P(SharedObjects, BlocksOfOneObjectAreOneRange) {
@@ -85,13 +86,15 @@ TEST_P(SharedObjects, MissingAndGoodBlocksInOneRead) {
 
 TEST_P(SharedObjects, ForgettingTheLastBlockRemovesTheObject) {
   auto const store = open_shared();
-  expect_good(write(store, {8, 9}));
-  store->invalidate(0, 8);
-  EXPECT_EQ(read_failure(store, 8).code, ErrorCode::NotFound);
-  expect_blocks(store, {9});
+  expect_good(write(store, {5, 6, 9}));
+  store->invalidate(0, 5);
+  EXPECT_EQ(read_failure(store, 5).code, ErrorCode::NotFound);
+  expect_blocks(store, {6});
+  store->invalidate(0, 6);
+  EXPECT_FALSE(server_.has(store->object_key_of(6)));
+  store->invalidate(0, 6);
   store->invalidate(0, 9);
   EXPECT_FALSE(server_.has(store->object_key_of(9)));
-  store->invalidate(0, 9);
 }
 
 TEST_P(SharedObjects, BoundBlocksStandAlone) {
@@ -158,11 +161,39 @@ TEST_P(SharedObjects, WritersOfPartsExcludeEachOther) {
   expect_blocks(store, {0, 1, 2, 3, 4, 5, 6, 7}, 4);
 }
 
-TEST_P(SharedObjects, AnotherNumberOfBlocksIsAnotherStore) {
-  static_cast<void>(open_shared());
-  auto other = geometry();
-  other.count = 11;
-  EXPECT_EQ(failure_of_call([&] { ObjectBlockStore::open(options(4), other, ""); }).code,
+// What ten and twelve blocks share are whole objects; the others miss, and are never mistaken.
+TEST_P(SharedObjects, AStoreMayGrow) {
+  expect_good(write(open_shared(), {0, 1, 2, 3, 6, 8, 9}));
+  auto more = geometry();
+  more.count = 12;
+  auto const store = ObjectBlockStore::open(options(4), more, "");
+  expect_blocks(store, {0, 1, 2, 3, 6});
+  EXPECT_EQ(read_failure(store, 8).code, ErrorCode::NotFound);
+  expect_good(write(store, {8, 11}, 20));
+  expect_blocks(store, {8, 11}, 20);
+  expect_blocks(open_shared(), {8, 9});
+}
+
+TEST_P(SharedObjects, SmallBlocksShareByDefault) {
+  EXPECT_EQ(default_blocks_per_object(1), kMaxBlocksPerObject);
+  EXPECT_EQ(default_blocks_per_object(4096), kMaxBlocksPerObject);
+  EXPECT_EQ(default_blocks_per_object(16384), 16U);
+  EXPECT_EQ(default_blocks_per_object(65536), 4U);
+  EXPECT_EQ(default_blocks_per_object(65537), 1U);
+  EXPECT_EQ(default_blocks_per_object(4 << 20), 1U);
+  auto many = geometry();
+  many.count = 100;
+  auto with = options(0);
+  with.scheme.model = "small";
+  EXPECT_EQ(ObjectBlockStore::open(with, many, "")->blocks_per_object(), kMaxBlocksPerObject);
+}
+
+TEST_P(SharedObjects, WhoGivesNoNumberTakesTheStoresOwn) {
+  expect_good(write(open_shared(), {0, 1, 2, 3}));
+  auto const store = ObjectBlockStore::open(options(0), geometry(), "");
+  EXPECT_EQ(store->blocks_per_object(), 4U);
+  expect_blocks(store, {0, 1, 2, 3});
+  EXPECT_EQ(failure_of_call([&] { ObjectBlockStore::open(options(1), geometry(), ""); }).code,
             ErrorCode::InvalidArgument);
 }
 
