@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// kvbm bench object: blocks between memory and an object store, beside other clients' parallel put
-// and get on the same server, and with several blocks to an object.
+// kvbm bench object: blocks between memory and an object store, over libcurl and over NIXL, beside
+// other clients' parallel put and get on the same server, and with several blocks to an object.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -27,6 +27,7 @@ namespace {
 struct Flags {
   ObjectServerFlags server;
   std::string python;
+  std::vector<std::string> ways{"curl"};
   std::vector<std::uint64_t> block_bytes{65536, 1048576, 4194304};
   std::vector<std::size_t> connections{8, 32};
   std::vector<std::uint32_t> shared{1, 4, 16};
@@ -44,14 +45,20 @@ object::S3Options options_of(Flags const& flags, std::size_t connections) {
 struct Rates {
   double put = 0;
   double get = 0;
+  std::string reason;  ///< why the store moved them as it did
 };
 
 struct Case {
   std::uint64_t block_bytes = 0;
   std::uint64_t num_blocks = 0;
   std::size_t connections = 0;
-  std::uint32_t blocks_per_object = 1;
+  std::string way;
 };
+
+object::ObjectTransport transport_of(std::string const& way) {
+  if (way == "nixl") { return object::ObjectTransport::Nixl; }
+  return way == "auto" ? object::ObjectTransport::Auto : object::ObjectTransport::Curl;
+}
 
 /// The best of some rounds, through the queue that transfers use, checksums and all.
 /// @param in_turn  called after each round
@@ -60,8 +67,8 @@ Rates measure(Flags const& flags, Case const& what, std::function<void()> const&
   options.s3 = options_of(flags, what.connections);
   options.scheme.model = fmt::format("bench-{}-{}", what.block_bytes, what.num_blocks);
   options.scheme.format = "bytes";
-  options.blocks_per_object = what.blocks_per_object;
-  options.scheme.prefix = fmt::format("k{}", what.blocks_per_object);
+  options.blocks_per_object = 1;
+  options.transport = transport_of(what.way);
   memory::ExtentGroup const geometry{0, what.block_bytes, what.block_bytes, what.num_blocks};
   auto const store = object::ObjectBlockStore::open(options, geometry, "");
   std::vector<std::byte> memory(what.block_bytes * what.num_blocks);
@@ -92,15 +99,41 @@ Rates measure(Flags const& flags, Case const& what, std::function<void()> const&
     in_turn();
   }
   auto const bytes = static_cast<double>(memory.size());
-  return {bytes / put.best(), bytes / get.best()};
+  return {bytes / put.best(), bytes / get.best(), store->backend_reason()};
 }
 
 Case make_case(Flags const& flags, std::uint64_t block_bytes, std::size_t connections,
-               std::uint32_t blocks_per_object) {
+               std::string const& way) {
   KVBM_EXPECTS(block_bytes > 0, InvalidArgument, "--block-bytes 0: a block has bytes");
   auto const fitting = std::max<std::uint64_t>(1, (flags.mib << 20U) / block_bytes);
   // More than this costs time and tells nothing.
-  return {block_bytes, std::min<std::uint64_t>(fitting, 512), connections, blocks_per_object};
+  return {block_bytes, std::min<std::uint64_t>(fitting, 512), connections, way};
+}
+
+void add_rates(Table& table, Flags const& flags, Case const& what) {
+  std::optional<ObjectPeer> peer;
+  if (!flags.python.empty()) {
+    peer.emplace(flags.python, *flags.running, what.block_bytes, what.num_blocks, what.connections);
+  }
+  auto const ours = measure(flags, what, [&peer] {
+    if (peer) { peer->round(); }
+  });
+  auto const all_bytes = static_cast<double>(what.block_bytes * what.num_blocks);
+  auto const rate = [&](ObjectPeer::Best const& best) { return all_bytes / best.seconds; };
+  std::vector<Cell> cells{bytes_cell(what.block_bytes), count_cell(what.num_blocks),
+                          count_cell(what.connections), what.way,
+                          rate_cell(ours.put),          rate_cell(ours.get)};
+  if (peer) {
+    auto const put = peer->best_put();
+    auto const get = peer->best_get();
+    cells.insert(cells.end(), {rate_cell(rate(put)), put.name, rate_cell(rate(get)), get.name,
+                               share_cell(ours.put / rate(put)), share_cell(ours.get / rate(get))});
+  } else {
+    cells.resize(cells.size() + 6, none_cell());
+  }
+  cells.emplace_back("90%");
+  table.add(std::move(cells));
+  if (what.way == "auto") { table.note(format_bytes(what.block_bytes) + ": " + ours.reason); }
 }
 
 Table rates_table(Flags const& flags) {
@@ -108,6 +141,7 @@ Table rates_table(Flags const& flags) {
               {{"block_bytes", "block"},
                {"num_blocks", "blocks"},
                {"connections", "connections"},
+               {"way", "way", false},
                {"put", "put"},
                {"get", "get"},
                {"peer_put", "best other put"},
@@ -119,29 +153,9 @@ Table rates_table(Flags const& flags) {
                {"goal", "goal"}});
   for (auto const bytes : flags.block_bytes) {
     for (auto const connections : flags.connections) {
-      auto const what = make_case(flags, bytes, connections, 1);
-      std::optional<ObjectPeer> peer;
-      if (!flags.python.empty()) {
-        peer.emplace(flags.python, *flags.running, bytes, what.num_blocks, connections);
+      for (auto const& way : flags.ways) {
+        add_rates(table, flags, make_case(flags, bytes, connections, way));
       }
-      auto const ours = measure(flags, what, [&peer] {
-        if (peer) { peer->round(); }
-      });
-      auto const all_bytes = static_cast<double>(bytes * what.num_blocks);
-      auto const rate = [&](ObjectPeer::Best const& best) { return all_bytes / best.seconds; };
-      std::vector<Cell> cells{bytes_cell(bytes), count_cell(what.num_blocks),
-                              count_cell(connections), rate_cell(ours.put), rate_cell(ours.get)};
-      if (peer) {
-        auto const put = peer->best_put();
-        auto const get = peer->best_get();
-        cells.insert(cells.end(),
-                     {rate_cell(rate(put)), put.name, rate_cell(rate(get)), get.name,
-                      share_cell(ours.put / rate(put)), share_cell(ours.get / rate(get))});
-      } else {
-        cells.resize(cells.size() + 6, none_cell());
-      }
-      cells.emplace_back("90%");
-      table.add(std::move(cells));
     }
   }
   if (flags.python.empty()) {
@@ -158,6 +172,7 @@ Table shared_table(Flags const& flags) {
 
 int run(Flags flags) {
   KVBM_EXPECTS(!flags.connections.empty(), InvalidArgument, "--connections: at least one");
+  KVBM_EXPECTS(!flags.ways.empty(), InvalidArgument, "--ways: at least one");
   for (auto const connections : flags.connections) {
     KVBM_EXPECTS(connections >= 1 && connections <= 1024, InvalidArgument,
                  fmt::format("--connections {}: say 1 to 1024", connections));
@@ -185,6 +200,11 @@ void add_object_bench(Commands& commands, CLI::App& bench) {
       "blocks to and from an object store, beside other S3 clients, and several to an object",
       [flags] { return run(*flags); }, &bench);
   flags->server.add_to(verb);
+  verb.add_option("--ways", flags->ways,
+                  "who moves the objects: curl, nixl, auto (whichever is faster); several allowed")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"curl", "nixl", "auto"}))
+      ->capture_default_str();
   verb.add_option("--python", flags->python, "a Python with boto3 (and awscrt), to compare with");
   verb.add_option("--block-bytes", flags->block_bytes, "several allowed")
       ->delimiter(',')
