@@ -139,14 +139,14 @@ class ProcessWatch::Impl {
     if (pidfd_ && !is_alive_by_stat(process_)) { pidfd_.close(); }
   }
 
-  [[nodiscard]] bool is_alive() const {
-    if (!pidfd_) { return is_alive_by_stat(process_); }
+  [[nodiscard]] bool ends_within(std::chrono::milliseconds timeout) const {
+    if (!pidfd_) { return !is_alive_by_stat(process_); }
     pollfd ended{pidfd_.fd(), POLLIN, 0};
     int ready = 0;
     do {
-      ready = poll(&ended, 1, 0);
+      ready = poll(&ended, 1, static_cast<int>(timeout.count()));
     } while (ready < 0 && errno == EINTR);
-    return ready < 0 ? is_alive_by_stat(process_) : ready == 0;
+    return ready < 0 ? !is_alive_by_stat(process_) : ready != 0;
   }
 
  private:
@@ -160,6 +160,10 @@ ProcessWatch::~ProcessWatch() = default;
 ProcessWatch::ProcessWatch(ProcessWatch&& other) noexcept = default;
 ProcessWatch& ProcessWatch::operator=(ProcessWatch&& other) noexcept = default;
 
-bool ProcessWatch::is_alive() const { return impl_->is_alive(); }
+bool ProcessWatch::is_alive() const { return !ends_within(std::chrono::milliseconds(0)); }
+
+bool ProcessWatch::ends_within(std::chrono::milliseconds timeout) const {
+  return impl_->ends_within(timeout);
+}
 
 }  // namespace kvbm::memory

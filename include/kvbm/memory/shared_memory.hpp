@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 
@@ -62,6 +63,8 @@ class ProcessWatch {
   /// Whether it still runs (stopped is alive, a zombie is not); never true again after false. Costs
   /// one system call, or reading a file of /proc where the kernel refuses pidfd_open.
   [[nodiscard]] bool is_alive() const;
+  /// Waits for its end. @return whether it has ended; where there is no pidfd, as !is_alive()
+  [[nodiscard]] bool ends_within(std::chrono::milliseconds timeout) const;
 
  private:
   class Impl;
