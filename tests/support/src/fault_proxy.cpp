@@ -72,7 +72,8 @@ class Forwarding final : public HttpService {
       auto const end = request.head.find("\r\n", begin) + 2;
       std::string const line = request.head.substr(begin, end - begin);
       std::string const name = lower(line.substr(0, line.find(':')));
-      bool const is_left_out = name == "connection" || name == "expect" || (ignores_range && name == "range");
+      bool const is_left_out =
+          name == "connection" || name == "expect" || (ignores_range && name == "range");
       if (!is_left_out) { head += line; }
       begin = end;
     }
