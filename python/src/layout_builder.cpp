@@ -296,7 +296,8 @@ void bind_layout_builder(nb::module_& m) {
                   "None = None, region: str | None = None, credentials: Credentials | None = "
                   "None, model: str | None = None, format: str | None = None, tp_size: int = 1, "
                   "tp_rank: int = 0, blocks_per_object: int = 0, read_only: bool = False, "
-                  "path_style: bool | None = None, ca_file: str | os.PathLike[str] | None = None, "
+                  "transport: ObjectTransport = ..., nixl_library: str | os.PathLike[str] | None = "
+                  "None, path_style: bool | None = None, ca_file: str | os.PathLike[str] | None = None, "
                   "sign_payloads: bool | None = None, connections: int = 32, threads: int = 0, "
                   "connect_timeout: float = 3.0, stall_timeout: float = 5.0, deadline: float = "
                   "30.0, max_retries: int = 5) -> PhysicalLayoutBuilder"),
@@ -307,7 +308,8 @@ void bind_layout_builder(nb::module_& m) {
           "AWS_REGION, AWS_DEFAULT_REGION, AWS_CA_BUNDLE), else AWS itself; credentials are "
           "Credentials.from_chain(); model and format are the fingerprint of the shape and the "
           "layout's format, so that blocks of another shape never meet these. Several blocks an "
-          "object (up to 32; 0: chosen) where blocks are small. Times in seconds: stall_timeout is "
+          "object (up to 32; 0: chosen) where blocks are small. transport says who moves the "
+          "objects, ObjectTransport.Curl unless given. Times in seconds: stall_timeout is "
           "how long an attempt may stand still, deadline how long a request may take with all "
           "its attempts. build() asks the endpoint once, without retries.")
       .def(

@@ -52,6 +52,9 @@ constexpr std::array kOptions{
              to.blocks_per_object = to_unsigned(value, "blocks_per_object");
            }},
     Option{"read_only", [](auto& to, auto value) { to.read_only = nb::cast<bool>(value); }},
+    Option{"transport",
+           [](auto& to, auto value) { to.transport = nb::cast<object::ObjectTransport>(value); }},
+    Option{"nixl_library", [](auto& to, auto value) { to.nixl_library = to_path(value); }},
     Option{"path_style", [](auto& to, auto value) { to.s3.path_style = nb::cast<bool>(value); }},
     Option{"ca_file", [](auto& to, auto value) { to.s3.ca_file = to_path(value); }},
     Option{"sign_payloads",
@@ -323,6 +326,13 @@ void add_s3_failure(nb::handle exception, std::exception_ptr const& cause) {
 void bind_object(nb::module_& m) {
   bind_credentials(m);
   bind_s3_stats(m);
+  nb::enum_<object::ObjectTransport>(m, "ObjectTransport", "Who moves the bodies of objects.")
+      .value("Curl", object::ObjectTransport::Curl, "libcurl.")
+      .value("Nixl", object::ObjectTransport::Nixl,
+             "NIXL's OBJ plugin, with libcurl for metadata and for what it cannot do.")
+      .value("Auto", object::ObjectTransport::Auto,
+             "Curl where that plugin does not load, else whichever is measured to be faster when "
+             "the store is opened; ObjectStore.backend_reason says why.");
   nb::class_<PyObjectStore> bound(
       m, "ObjectStore", nb::is_final(),
       "The objects behind a layout that allocate_object() made: blocks by content key, beside and "
