@@ -77,6 +77,8 @@ class NixlBatch final : public ObjectBatch, private RequestSink {
  public:
   NixlBatch(std::shared_ptr<S3Client::Impl> client, std::shared_ptr<NixlObjects> nixl)
       : client_(std::move(client)), nixl_(std::move(nixl)) {}
+  NixlBatch(NixlBatch const&) = delete;
+  NixlBatch& operator=(NixlBatch const&) = delete;
 
   ~NixlBatch() override {
     if (!items_.empty()) { static_cast<void>(wait()); }
