@@ -103,7 +103,7 @@ def test_a_cache_goes_to_the_bucket_and_back_in_another_format(
     engine = manager.register_layout(engine_layout(manager, tensors))
     far = objects(manager, server, bucket, blocks_per_object=blocks_per_object)
     assert far.storage_kind == kvbm.StorageKind.Object
-    assert store_of(far).blocks_per_object == (blocks_per_object or 1)
+    assert store_of(far).blocks_per_object == (blocks_per_object or 32)  # small blocks share
     g4 = manager.register_layout(far)
     manager.execute_transfer(engine, range(6), g4, [5, 4, 3, 2, 1, 0]).wait(60)
     sums = manager.block_checksums(engine, range(6))
@@ -123,6 +123,30 @@ def test_a_cache_goes_to_the_bucket_and_back_in_another_format(
     assert stats.succeeded > 0
     assert stats.retries == 0
     assert set(stats.attempt_errors) == {"NoSuchKey"}  # of the manifest, which was not there yet
+
+
+def test_auto_says_what_it_took(
+    manager: kvbm.TransferManager, server: LocalS3, bucket: str
+) -> None:
+    store = store_of(objects(manager, server, bucket, transport=kvbm.ObjectTransport.Auto))
+    assert store.backend_reason.startswith(("libcurl", "NIXL"))
+    assert ": " in store.backend_reason
+
+
+def test_nixl_moves_objects_or_is_refused_with_the_reason(
+    manager: kvbm.TransferManager, server: LocalS3, bucket: str
+) -> None:
+    refusal = ""
+    try:
+        far = objects(manager, server, bucket, transport=kvbm.ObjectTransport.Nixl)
+    except kvbm.UnsupportedError as error:
+        refusal = str(error)
+    if refusal:
+        assert "ObjectTransport::Curl needs none of it" in refusal
+        return
+    data = bytes(range(256)) * (far.config.block_bytes // 256)
+    store_of(far).put("key", data)
+    assert store_of(far).get("key") == data
 
 
 def test_another_manager_finds_the_blocks(server: LocalS3, bucket: str) -> None:
