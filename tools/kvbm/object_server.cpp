@@ -151,6 +151,8 @@ void ObjectServerFlags::add_to(CLI::App& app) {
   app.add_option("--bucket", bucket, "made where it is missing; objects stay in it")
       ->capture_default_str();
   app.add_option("--moto", moto, "moto_server (default: KVBM_MOTO_SERVER, build/venv, PATH)");
+  app.add_flag("--unsigned", is_unsigned,
+               "signatures leave bodies out over plain HTTP too, as awscrt does");
 }
 
 void remove_manifest(layout::PhysicalLayout const& layout) noexcept {
@@ -163,7 +165,10 @@ void remove_manifest(layout::PhysicalLayout const& layout) noexcept {
 }
 
 ObjectServer::ObjectServer(ObjectServerFlags const& flags)
-    : endpoint_(flags.endpoint), bucket_(flags.bucket), name_(flags.endpoint) {
+    : endpoint_(flags.endpoint),
+      bucket_(flags.bucket),
+      is_unsigned_(flags.is_unsigned),
+      name_(flags.endpoint) {
   if (endpoint_.empty()) {
     moto_ = std::make_unique<Moto>(flags.moto);
     endpoint_ = moto_->endpoint();
@@ -179,6 +184,7 @@ object::S3Options ObjectServer::options(std::size_t connections) const {
   auto options = object::options_from_environment(bucket_);
   options.endpoint = endpoint_;
   options.connections = connections;
+  if (is_unsigned_) { options.payload_signing = object::PayloadSigning::Unsigned; }
   return options;
 }
 

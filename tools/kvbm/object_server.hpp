@@ -43,6 +43,7 @@ struct ObjectServerFlags {
   std::string endpoint;
   std::string bucket = "kvbm-bench";
   std::string moto;
+  bool is_unsigned = false;
 
   void add_to(CLI::App& app);
 };
@@ -69,6 +70,7 @@ class ObjectServer {
   std::unique_ptr<Moto> moto_;
   std::string endpoint_;
   std::string bucket_;
+  bool is_unsigned_;
   std::string name_;
 };
 
