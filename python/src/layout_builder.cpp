@@ -290,28 +290,28 @@ void bind_layout_builder(nb::module_& m) {
            nb::arg("path") = nb::none(),
            "A preallocated file that must not exist yet; without a path a temporary one. Several "
            "paths, one a device, share the blocks in turn.")
-      .def(
-          "allocate_object", &allocate_object,
-          nb::sig("def allocate_object(self, bucket: str, prefix: str = '', *, endpoint: str | "
-                  "None = None, region: str | None = None, credentials: Credentials | None = "
-                  "None, model: str | None = None, format: str | None = None, tp_size: int = 1, "
-                  "tp_rank: int = 0, blocks_per_object: int = 0, read_only: bool = False, "
-                  "transport: ObjectTransport = ..., nixl_library: str | os.PathLike[str] | None = "
-                  "None, path_style: bool | None = None, ca_file: str | os.PathLike[str] | None = None, "
-                  "sign_payloads: bool | None = None, connections: int = 32, threads: int = 0, "
-                  "connect_timeout: float = 3.0, stall_timeout: float = 5.0, deadline: float = "
-                  "30.0, max_retries: int = 5) -> PhysicalLayoutBuilder"),
-          nb::arg("bucket"), nb::arg("prefix") = "", nb::arg("options"),
-          "Blocks as objects of a bucket of S3, which must be there; blocks that it has already "
-          "keep their contents. Fully contiguous layouts only. Not given: endpoint, region and "
-          "ca_file are those of the environment (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, "
-          "AWS_REGION, AWS_DEFAULT_REGION, AWS_CA_BUNDLE), else AWS itself; credentials are "
-          "Credentials.from_chain(); model and format are the fingerprint of the shape and the "
-          "layout's format, so that blocks of another shape never meet these. Several blocks an "
-          "object (up to 32; 0: chosen) where blocks are small. transport says who moves the "
-          "objects, ObjectTransport.Curl unless given. Times in seconds: stall_timeout is "
-          "how long an attempt may stand still, deadline how long a request may take with all "
-          "its attempts. build() asks the endpoint once, without retries.")
+      .def("allocate_object", &allocate_object,
+           nb::sig(
+               "def allocate_object(self, bucket: str, prefix: str = '', *, endpoint: str | "
+               "None = None, region: str | None = None, credentials: Credentials | None = "
+               "None, model: str | None = None, format: str | None = None, tp_size: int = 1, "
+               "tp_rank: int = 0, blocks_per_object: int = 0, read_only: bool = False, "
+               "transport: ObjectTransport = ..., nixl_library: str | os.PathLike[str] | None = "
+               "None, path_style: bool | None = None, ca_file: str | os.PathLike[str] | None = "
+               "None, sign_payloads: bool | None = None, connections: int = 32, threads: int = 0, "
+               "connect_timeout: float = 3.0, stall_timeout: float = 5.0, deadline: float = "
+               "30.0, max_retries: int = 5) -> PhysicalLayoutBuilder"),
+           nb::arg("bucket"), nb::arg("prefix") = "", nb::arg("options"),
+           "Blocks as objects of a bucket of S3, which must be there; blocks that it has already "
+           "keep their contents. Fully contiguous layouts only. Not given: endpoint, region and "
+           "ca_file are those of the environment (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, "
+           "AWS_REGION, AWS_DEFAULT_REGION, AWS_CA_BUNDLE), else AWS itself; credentials are "
+           "Credentials.from_chain(); model and format are the fingerprint of the shape and the "
+           "layout's format, so that blocks of another shape never meet these. Several blocks an "
+           "object (up to 32; 0: chosen) where blocks are small. transport says who moves the "
+           "objects, ObjectTransport.Curl unless given. Times in seconds: stall_timeout is "
+           "how long an attempt may stand still, deadline how long a request may take with all "
+           "its attempts. build() asks the endpoint once, without retries.")
       .def(
           "with_external_regions", &with_external_regions,
           nb::sig("def with_external_regions(self, regions: "
