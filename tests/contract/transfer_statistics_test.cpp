@@ -160,6 +160,7 @@ TEST_F(Statistics, TransfersThatWereStoppedBeforeTheyBegan) {
   auto const src = make_plain(kPinned);
   auto const dst = make_plain(kDisk);
   auto const host = make_plain(kSystem);
+  auto const device = make_plain(kDevice);  // a GPU clears new memory behind what its streams hold
   StreamLatch latch(own_stream("writer"));
   std::stop_source stop;
   auto options = TransferOptions::builder()
@@ -179,7 +180,7 @@ TEST_F(Statistics, TransfersThatWereStoppedBeforeTheyBegan) {
   expect_failed(counts(kPinned, kSystem), 1, 1, ErrorCode::Cancelled);
 
   auto const late =
-      move(src, {0, 1}, make_plain(kDevice), {3, 4},
+      move(src, {0, 1}, device, {3, 4},
            TransferOptions::builder().wait_for(event_behind(latch)).timeout(1ms).build());
   EXPECT_THROW(late.wait(), TimeoutError);
   expect_failed(counts(kPinned, kDevice), 2, 2, ErrorCode::Timeout);

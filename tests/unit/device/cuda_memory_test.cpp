@@ -121,6 +121,8 @@ TEST_F(CudaMemory, PoolRegionOutlivesItsStreamAndItsDevice) {
   pool.reset();
   device.reset();
   EXPECT_EQ(cudaMemset(reinterpret_cast<void*>(region.address()), 1, region.bytes()), cudaSuccess);
+  // The region's end waits for its own stream only.
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
 }
 
 TEST_F(CudaMemory, ClassifiesAllKinds) {
