@@ -167,8 +167,12 @@ void NixlPeer::move(WireDirection direction, WireMemory local, WireMemory remote
     }
     flush();
     moves.wait(0, should_stop);
-  } catch (PeerError const& error) {
-    contact_->disconnect();
+  } catch (Error const& error) {
+    bool const is_lost = dynamic_cast<PeerError const*>(&error) != nullptr;
+    // Another move found the peer lost and ended the connection between two posts of this one.
+    bool const was_ended = error.code() == ErrorCode::NotFound;
+    if (!is_lost && !was_ended) { throw; }
+    if (is_lost) { contact_->disconnect(); }
     contact_->expect_alive();  // says it better where the process is known to have ended
     throw PeerError(fmt::format("{}: {}", name(), error.what()));
   }
