@@ -84,7 +84,8 @@ def pack_tests(build: Path, stage: Path) -> list[dict]:
 
 
 def pack_programs(build: Path, stage: Path) -> None:
-    for program in build.glob("tests/**/kvbm_*"):  # started by tests
+    # Started or loaded by tests.
+    for program in [*build.glob("tests/**/kvbm_*"), *build.glob("tests/**/libkvbm_fake_*.so")]:
         if program.is_file() and is_elf(program):
             strip_into(program, stage / "tests" / program.name)
     for program in build.glob("bench/*/kvbm_bench_*"):

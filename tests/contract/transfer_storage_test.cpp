@@ -12,9 +12,12 @@
 #include "kvbm/device/direct_storage.hpp"
 #include "kvbm/memory/block_file.hpp"
 #include "kvbm/testing/temp_folder.hpp"
+#include "support/test_program.hpp"
 
 namespace kvbm::testing {
 namespace {
+
+std::string const kFakeCuFile = kvbm::testing::test_program(KVBM_FAKE_CUFILE_LIBRARY);
 
 using transfer::Strategy;
 
@@ -29,7 +32,7 @@ class Told {
 
 std::shared_ptr<device::DirectStorage> open_fake(std::filesystem::path const& modules) {
   std::ofstream(modules) << "x";
-  return device::DirectStorage::open({KVBM_FAKE_CUFILE_LIBRARY, {}, modules});
+  return device::DirectStorage::open({kFakeCuFile, {}, modules});
 }
 
 class StorageTest : public TransferTest {
@@ -249,7 +252,7 @@ class RefusedStorageTest : public TransferTest {
   static TransferManager::Builder make_builder() {
     auto builder = emulated_manager();
     builder.capabilities({.allow_gds = true})
-        .direct_storage(device::DirectStorage::open({KVBM_FAKE_CUFILE_LIBRARY, {}, "/no/modules"}));
+        .direct_storage(device::DirectStorage::open({kFakeCuFile, {}, "/no/modules"}));
     return builder;
   }
 };

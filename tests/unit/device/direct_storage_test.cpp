@@ -23,9 +23,12 @@
 #include "kvbm/device/device.hpp"
 #include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/temp_folder.hpp"
+#include "support/test_program.hpp"
 
 namespace kvbm::device {
 namespace {
+
+std::string const kFakeCuFile = kvbm::testing::test_program(KVBM_FAKE_CUFILE_LIBRARY);
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
@@ -66,14 +69,14 @@ class DirectStorageTest : public ::testing::Test {
 
   testing::TempFolder folder_;
   DirectStorageOptions options_{
-      KVBM_FAKE_CUFILE_LIBRARY, {}, folder_ / "modules", std::chrono::milliseconds(60'000)};
+      kFakeCuFile, {}, folder_ / "modules", std::chrono::milliseconds(60'000)};
 };
 
 TEST_F(DirectStorageTest, P3_SaysInWhichModeItWorks) {
   EXPECT_EQ(open()->info().mode, DirectStorageMode::Compatible);
   EXPECT_THAT(open()->info().reason, HasSubstr("compatibility mode"));
   EXPECT_EQ(open()->info().version, 1130);
-  EXPECT_EQ(open()->info().library, fs::path(KVBM_FAKE_CUFILE_LIBRARY));
+  EXPECT_EQ(open()->info().library, fs::path(kFakeCuFile));
   for (auto const& [word, reason] :
        {std::pair("direct", "nvidia_fs 2.25"), std::pair("peer", "peer-to-peer"),
         std::pair("open,direct", "cuFile 1.13")}) {
@@ -131,13 +134,12 @@ TEST(CuFileLibrary, TakesWhatIsNamedThenToolkitsThenTheLinker) {
   testing::TempFolder const folder;
   touch(folder / "named.so");
   touch(folder / "cuda/lib64/libcufile.so.0");
-  cufile::Places places{
-      (folder / "named.so").string(), {}, {}, {folder / "cuda"}, KVBM_FAKE_CUFILE_LIBRARY};
+  cufile::Places places{(folder / "named.so").string(), {}, {}, {folder / "cuda"}, kFakeCuFile};
   EXPECT_EQ(cufile::find_library({}, places), folder / "named.so");
   places.named.clear();
   EXPECT_EQ(cufile::find_library({}, places), folder / "cuda/lib64/libcufile.so.0");
   places.toolkits.clear();
-  EXPECT_EQ(cufile::find_library({}, places), fs::path(KVBM_FAKE_CUFILE_LIBRARY));
+  EXPECT_EQ(cufile::find_library({}, places), fs::path(kFakeCuFile));
   places.named = "/no/such/cufile.so";
   auto const failure = testing::failure_of_call([&] { return cufile::find_library({}, places); });
   EXPECT_TRUE(failure.names("KVBM_CUFILE_LIBRARY") && failure.names("/no/such/cufile.so"));

@@ -11,10 +11,13 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/testing/failure.hpp"
 #include "kvbm/testing/temp_folder.hpp"
+#include "support/test_program.hpp"
 #include "unit/nixl/nixl_fixture.hpp"
 
 namespace kvbm::nixl {
 namespace {
+
+std::string const kFakeNixl = kvbm::testing::test_program(KVBM_FAKE_NIXL);
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
@@ -112,18 +115,17 @@ TEST(NixlLibrary, ListsWhereItLookedAndHowToGetOne) {
 }
 
 TEST(NixlLibrary, FallsBackToTheDynamicLinker) {
-  NixlLibraryInfo const info = find_nixl({}, {{}, {}, {}, KVBM_FAKE_NIXL});
-  EXPECT_EQ(info.path, fs::path(KVBM_FAKE_NIXL));
+  NixlLibraryInfo const info = find_nixl({}, {{}, {}, {}, kFakeNixl});
+  EXPECT_EQ(info.path, fs::path(kFakeNixl));
 }
 
 TEST(NixlLibrary, NamesTheFunctionsThatALibraryLacks) {
   try {
-    NixlLibrary::load({KVBM_FAKE_NIXL, {}});
+    NixlLibrary::load({kFakeNixl, {}});
     FAIL() << "loaded";
   } catch (UnsupportedError const& error) {
-    EXPECT_THAT(error.what(),
-                AllOf(HasSubstr(KVBM_FAKE_NIXL), HasSubstr("nixl_capi_create_xfer_req"),
-                      Not(HasSubstr("nixl_capi_destroy_agent"))));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr(kFakeNixl), HasSubstr("nixl_capi_create_xfer_req"),
+                                    Not(HasSubstr("nixl_capi_destroy_agent"))));
   }
 }
 
