@@ -276,6 +276,8 @@ TEST_F(Statistics, TheManagersEndWaitsForTransfersAndEndsItsSource) {
                                contiguous(KvBlockLayout::OperationalNHD), kPinned);
   auto const dst = make_layout(moved->memory_source(), small_config(4),
                                contiguous(KvBlockLayout::OperationalNHD), kDevice);
+  // Starting on a GPU waits for what its streams hold.
+  TransferManager next = small_manager().build();
   StreamLatch latch(device->create_stream("writer"));
   auto const event = device->create_event();
   latch.stream()->record(event);
@@ -289,7 +291,7 @@ TEST_F(Statistics, TheManagersEndWaitsForTransfersAndEndsItsSource) {
     }
     latch.open();  // only once the destructor has begun
   });
-  *moved = small_manager().build();
+  *moved = std::move(next);
   EXPECT_TRUE(pending.is_ready());
   EXPECT_NO_THROW(pending.wait());
 }

@@ -19,10 +19,11 @@ void* count_and_allocate(std::size_t bytes) {
 
 }  // namespace
 
-// The other forms of new and delete end in these.
-void* operator new(std::size_t bytes) { return count_and_allocate(bytes); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+// The other forms of new and delete end in these. Not inlined, or compilers see a free() of what
+// new made, and warn.
+[[gnu::noinline]] void* operator new(std::size_t bytes) { return count_and_allocate(bytes); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace kvbm::testing {
 namespace {

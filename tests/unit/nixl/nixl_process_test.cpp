@@ -17,6 +17,7 @@
 #include "kvbm/core/error.hpp"
 #include "kvbm/testing/child_process.hpp"
 #include "nixl/nixl_agent.hpp"
+#include "support/test_program.hpp"
 #include "unit/nixl/nixl_fixture.hpp"
 #include "unit/nixl/nixl_peer_protocol.hpp"
 
@@ -37,7 +38,8 @@ class Transports {
 class Peer {
  public:
   explicit Peer(std::size_t seed)
-      : process_(KVBM_NIXL_PEER, {"peer", std::to_string(kSize), std::to_string(seed)}),
+      : process_(testing::test_program(KVBM_NIXL_PEER),
+                 {"peer", std::to_string(kSize), std::to_string(seed)}),
         greeting_(process_.channel().receive<PeerGreeting>()) {}
 
   [[nodiscard]] std::span<std::byte const> metadata() const {
