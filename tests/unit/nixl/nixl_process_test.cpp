@@ -3,6 +3,7 @@
 // What NIXL does with a worker in another process: alive, stopped, killed, started again.
 #include <signal.h>
 #include <sys/wait.h>
+#include <filesystem>
 
 #include <cstdint>
 #include <cstdlib>
@@ -29,7 +30,11 @@ constexpr std::size_t kSize = std::size_t{8} << 20;
 /// What UCX may use, while a test runs; "all" is what it chooses itself.
 class Transports {
  public:
-  explicit Transports(std::string const& names) { setenv("UCX_TLS", names.c_str(), 1); }
+  explicit Transports(std::string names) {
+    // Beside a GPU NIXL starts with this one only.
+    if (std::filesystem::exists("/dev/nvidiactl") && names != "all") { names += ",cuda_copy"; }
+    setenv("UCX_TLS", names.c_str(), 1);
+  }
   Transports(Transports const&) = delete;
   Transports& operator=(Transports const&) = delete;
   ~Transports() { unsetenv("UCX_TLS"); }
