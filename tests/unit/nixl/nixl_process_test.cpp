@@ -3,10 +3,10 @@
 // What NIXL does with a worker in another process: alive, stopped, killed, started again.
 #include <signal.h>
 #include <sys/wait.h>
-#include <filesystem>
 
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
