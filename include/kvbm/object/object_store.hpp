@@ -156,7 +156,7 @@ class ObjectBlockStore : public memory::BlockStore,
   [[nodiscard]] std::uint32_t blocks_per_object() const noexcept;
   [[nodiscard]] ObjectKeyScheme const& scheme() const noexcept;
   /// The manifest's metadata: that of whoever made the store.
-  [[nodiscard]] std::string const& metadata() const noexcept;
+  [[nodiscard]] std::string const& metadata() const noexcept override;
   [[nodiscard]] std::shared_ptr<S3Client> const& client() const noexcept;
   /// Curl or Nixl.
   [[nodiscard]] ObjectTransport transport() const noexcept;
