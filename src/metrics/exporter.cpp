@@ -112,7 +112,8 @@ class Sources : public prometheus::Collectable {
     {
       std::lock_guard const lock(mutex_);
       for (auto const& [name, stats] : managers_) {
-        sources.push_back([name = name, stats = stats] { return manager_samples(name, stats); });
+        sources.push_back(
+            [manager = name, source = stats] { return manager_samples(manager, source); });
       }
       sources.insert(sources.end(), sources_.begin(), sources_.end());
     }

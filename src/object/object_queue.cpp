@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include "kvbm/core/error.hpp"
 #include "object/s3_errors.hpp"
@@ -57,11 +58,12 @@ std::vector<std::vector<std::size_t>> ObjectQueue::group_by_object(std::size_t f
       shared.push_back(i);
     }
   }
+  // Of one slot in the order of the list.
   auto const key = [this](std::size_t i) {
-    return std::pair(entries_[i].place.first_block, entries_[i].place.slot);
+    return std::tuple(entries_[i].place.first_block, entries_[i].place.slot, i);
   };
-  std::stable_sort(shared.begin(), shared.end(),
-                   [&key](std::size_t a, std::size_t b) { return key(a) < key(b); });
+  std::sort(shared.begin(), shared.end(),
+            [&key](std::size_t a, std::size_t b) { return key(a) < key(b); });
   for (std::size_t n = 0; n < shared.size(); ++n) {
     bool const is_same =
         n > 0 && entries_[shared[n]].place.first_block == entries_[shared[n - 1]].place.first_block;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include "object/sha256.hpp"
 #include "object/text.hpp"
@@ -27,21 +28,12 @@ std::string canonical_value(std::string_view value) {
 
 /// Names in lower case, sorted, values of equal names joined.
 Pairs canonical_headers(Pairs const& headers) {
-  Pairs sorted;
+  std::map<std::string, std::string> joined;
   for (auto const& [name, value] : headers) {
-    sorted.emplace_back(to_lower(name), canonical_value(value));
+    auto const [header, is_first] = joined.try_emplace(to_lower(name), canonical_value(value));
+    if (!is_first) { header->second += "," + canonical_value(value); }
   }
-  std::stable_sort(sorted.begin(), sorted.end(),
-                   [](auto const& a, auto const& b) { return a.first < b.first; });
-  Pairs joined;
-  for (auto& [name, value] : sorted) {
-    if (!joined.empty() && joined.back().first == name) {
-      joined.back().second += "," + value;
-    } else {
-      joined.emplace_back(std::move(name), std::move(value));
-    }
-  }
-  return joined;
+  return {joined.begin(), joined.end()};
 }
 
 std::string signed_names(Pairs const& headers) {

@@ -86,8 +86,8 @@ class DeviceStorage::Memory final : public memory::FarMemory {
     std::iota(left.begin(), left.end(), std::size_t{0});
     while (!left.empty()) {
       std::size_t const bytes = ranges[left.front()].size();
-      auto const others = std::stable_partition(
-          left.begin(), left.end(), [&](std::size_t i) { return ranges[i].size() == bytes; });
+      auto const others = std::partition(left.begin(), left.end(),
+                                         [&](std::size_t i) { return ranges[i].size() == bytes; });
       hash_equal(ranges, {left.begin(), others}, results);
       left.erase(left.begin(), others);
     }
