@@ -5,6 +5,7 @@
 
 namespace kvbm::remote {
 
+/// How NIXL is found, under the names that it has here; see kvbm/nixl/nixl_library.hpp.
 using nixl::find_nixl;
 using nixl::NixlLibraryInfo;
 using nixl::NixlSearch;
