@@ -185,17 +185,20 @@ function(_kvbm_test_environment out name)
   )
 endfunction()
 
+# Seconds after which a test hangs. Slow machines and sanitizers are not to reach it.
+set(KVBM_TEST_TIMEOUT 1800)
+
 # kvbm_add_test(<kind>.<room>[.<subject>] SOURCES x_test.cpp ... [CUDA_SOURCES y.cu ...]
-#               [NO_CUDA_SOURCES z.cpp ...] LINKS targets... [LABELS labels...] [TIMEOUT seconds]
+#               [NO_CUDA_SOURCES z.cpp ...] LINKS targets... [LABELS labels...] [COST seconds]
 #               [SERIAL] [CUDA_TOO] [ENVIRONMENT VAR=value ...])
 #
 # One GoogleTest executable and one ctest entry kvbm.<name>. Sources may include private headers of
 # src/ and helpers of tests/, and see KVBM_HAVE_URING and KVBM_HAVE_CUDA. SERIAL keeps other tests
-# from running beside it. The label gpu is for tests that use a GPU where there is one; where there
+# from running beside it. COST starts what takes long before the rest. The label gpu is for tests that use a GPU where there is one; where there
 # is none, their cases skip with "no CUDA device: <reason>". CUDA_TOO makes a second ctest entry of
 # the same program, kvbm.<name>.cuda, whose device is a GPU.
 function(kvbm_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL;CUDA_TOO" "TIMEOUT"
+  cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL;CUDA_TOO" "COST"
                         "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;LINKS;LABELS;ENVIRONMENT"
   )
   if(arg_UNPARSED_ARGUMENTS)
@@ -204,8 +207,8 @@ function(kvbm_add_test name)
   if(NOT KVBM_BUILD_TESTS)
     return()
   endif()
-  if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 300)
+  if(NOT arg_COST)
+    set(arg_COST 0)
   endif()
 
   string(REPLACE "." "_" target "test_${name}")
@@ -233,7 +236,8 @@ function(kvbm_add_test name)
     kvbm.${name}
     PROPERTIES ENVIRONMENT "${environment};${arg_ENVIRONMENT}"
                LABELS "${where};${arg_LABELS}"
-               TIMEOUT ${arg_TIMEOUT}
+               TIMEOUT ${KVBM_TEST_TIMEOUT}
+               COST ${arg_COST}
                RUN_SERIAL ${arg_SERIAL}
   )
   if(arg_CUDA_TOO AND KVBM_WITH_CUDA)
@@ -246,7 +250,8 @@ function(kvbm_add_test name)
       kvbm.${name}.cuda
       PROPERTIES ENVIRONMENT "${environment};${arg_ENVIRONMENT}"
                  LABELS "gpu;${arg_LABELS}"
-                 TIMEOUT ${arg_TIMEOUT}
+                 TIMEOUT ${KVBM_TEST_TIMEOUT}
+                 COST ${arg_COST}
                  RUN_SERIAL ${arg_SERIAL}
     )
   endif()
@@ -276,7 +281,7 @@ function(kvbm_add_compile_fail_test name)
     add_test(NAME ${plain} COMMAND ${compile} ${script})
     list(APPEND tests ${plain})
   endif()
-  set_tests_properties(${tests} PROPERTIES LABELS "cpu;compile_fail" TIMEOUT 120)
+  set_tests_properties(${tests} PROPERTIES LABELS "cpu;compile_fail" TIMEOUT ${KVBM_TEST_TIMEOUT})
 endfunction()
 
 # kvbm_add_fuzzer(<name> SOURCES x_fuzz.cpp LINKS targets... [CORPUS folder])
@@ -307,11 +312,11 @@ function(kvbm_add_fuzzer name)
   endif()
   add_test(
     NAME kvbm.fuzz.${name}
-    COMMAND ${target} -max_total_time=${KVBM_FUZZ_SECONDS} -timeout=10 -rss_limit_mb=2048
+    COMMAND ${target} -max_total_time=${KVBM_FUZZ_SECONDS} -timeout=60 -rss_limit_mb=2048
             "-artifact_prefix=${PROJECT_BINARY_DIR}/" "${corpus}" ${seeds}
   )
   _kvbm_test_environment(environment kvbm.fuzz.${name})
-  math(EXPR limit "${KVBM_FUZZ_SECONDS} + 120")
+  math(EXPR limit "${KVBM_FUZZ_SECONDS} + ${KVBM_TEST_TIMEOUT}")
   set_tests_properties(
     kvbm.fuzz.${name} PROPERTIES ENVIRONMENT "${environment}" LABELS "fuzz" TIMEOUT ${limit}
   )

@@ -123,7 +123,7 @@ def test_a_peer_that_shut_down(crew: Crew, transport: str) -> None:
 @pytest.mark.parametrize("ending", ["resumed", "killed"])
 @pytest.mark.parametrize("writes", [False, True], ids=["read", "write"])
 def test_a_peer_that_stands_still_over_tcp(crew: Crew, writes: bool, ending: str) -> None:
-    (a, c, b), (of_a, of_c, _) = hire(crew, 3, "tcp", BIG, remote_timeout=1.5)
+    (a, c, b), (of_a, of_c, _) = hire(crew, 3, "tcp", BIG, remote_timeout=3.0)
     b.add("local", BIG, "UniversalTP", "pinned")
     b.fill("local", MANY, 7)
     touched, others = MANY[:32], MANY[32:]
@@ -156,7 +156,7 @@ def test_a_peer_that_stands_still_over_tcp(crew: Crew, writes: bool, ending: str
 
 
 def test_a_standing_peer_is_forgotten(crew: Crew) -> None:
-    (a, c, b), (of_a, of_c, _) = hire(crew, 3, "tcp", BIG, remote_timeout=1.0)
+    (a, c, b), (of_a, of_c, _) = hire(crew, 3, "tcp", BIG, remote_timeout=3.0)
     b.move(of_a, [0], "g2", [0])
     a.stop()
     with fails("TimeoutError", str(a.id)):
@@ -192,7 +192,7 @@ def test_mapped_memory_of_a_standing_peer_is_read(crew: Crew) -> None:
 
 
 def test_unregister_waits_for_a_standing_importer(crew: Crew, transport: str) -> None:
-    (a, b), (of_a, _) = hire(crew, 2, transport, remote_timeout=1.0)
+    (a, b), (of_a, _) = hire(crew, 2, transport, remote_timeout=3.0)
     b.move(of_a, [0], "g2", [0])
     b.stop()
     with fails("BusyError", str(b.id)):

@@ -105,7 +105,7 @@ def test_blocks_cross_a_network(link: Link, crew: Crew) -> None:
 
 @pytest.mark.parametrize("writes", [False, True], ids=["read", "write"])
 def test_a_link_that_goes_down_and_comes_back(link: Link, crew: Crew, writes: bool) -> None:
-    (a, of_a), (b, _) = hire(crew, link, 0), hire(crew, link, 1, remote_timeout=2.0)
+    (a, of_a), (b, _) = hire(crew, link, 0), hire(crew, link, 1, remote_timeout=4.0)
     c, of_c = hire(crew, link, 1)
     for number, worker in enumerate((a, b, c)):
         worker.fill("g2", MANY, number)

@@ -28,26 +28,12 @@ std::filesystem::path with_suffix(std::filesystem::path path, std::string_view s
   return path;
 }
 
-FileHandle::~FileHandle() { close(); }
-
-FileHandle& FileHandle::operator=(FileHandle&& other) noexcept {
-  if (this != &other) {
-    close();
-    fd_ = std::exchange(other.fd_, -1);
-  }
-  return *this;
-}
-
-void FileHandle::close() noexcept {
-  if (fd_ >= 0) { ::close(std::exchange(fd_, -1)); }
-}
-
 FileHandle FileHandle::try_open(std::filesystem::path const& path, int flags, int& error) {
   constexpr mode_t kMode = 0644;
   FileHandle handle;
   do {
-    handle.fd_ = ::open(path.c_str(), flags | O_CLOEXEC, kMode);
-    error = handle.fd_ < 0 ? errno : 0;
+    handle.fd_.reset(::open(path.c_str(), flags | O_CLOEXEC, kMode));
+    error = handle ? 0 : errno;
   } while (error == EINTR);
   return handle;
 }
@@ -69,13 +55,13 @@ FileHandle FileHandle::open(std::filesystem::path const& path, int flags) {
 
 struct stat FileHandle::status(std::filesystem::path const& path) const {
   struct stat result{};
-  if (fstat(fd_, &result) != 0) { throw_io(path, "fstat", errno); }
+  if (fstat(fd_.get(), &result) != 0) { throw_io(path, "fstat", errno); }
   return result;
 }
 
 int FileHandle::read_at(std::span<std::byte> bytes, std::uint64_t offset) const noexcept {
   while (!bytes.empty()) {
-    ssize_t const moved = pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    ssize_t const moved = pread(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (moved < 0 && errno == EINTR) { continue; }
     if (moved < 0) { return errno; }
     if (moved == 0) { return ENODATA; }
@@ -87,7 +73,7 @@ int FileHandle::read_at(std::span<std::byte> bytes, std::uint64_t offset) const 
 
 int FileHandle::write_at(std::span<std::byte const> bytes, std::uint64_t offset) const noexcept {
   while (!bytes.empty()) {
-    ssize_t const moved = pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    ssize_t const moved = pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (moved < 0 && errno == EINTR) { continue; }
     if (moved < 0) { return errno; }
     if (moved == 0) { return EIO; }
@@ -100,7 +86,7 @@ int FileHandle::write_at(std::span<std::byte const> bytes, std::uint64_t offset)
 int FileHandle::preallocate(std::uint64_t bytes) const {
   int error = 0;
   do {
-    error = fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+    error = fallocate(fd_.get(), 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
   } while (error == EINTR);
   if (error != EOPNOTSUPP && error != ENOSYS) { return error; }
   // Written zeros reserve the space just as well; a hole would defer ENOSPC to a later write.

@@ -11,7 +11,8 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
+
+#include "kvbm/core/unique_fd.hpp"
 
 namespace kvbm::memory {
 
@@ -25,11 +26,6 @@ std::filesystem::path with_suffix(std::filesystem::path path, std::string_view s
 class FileHandle {
  public:
   FileHandle() = default;
-  ~FileHandle();
-  FileHandle(FileHandle&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FileHandle& operator=(FileHandle&& other) noexcept;
-  FileHandle(FileHandle const&) = delete;
-  FileHandle& operator=(FileHandle const&) = delete;
 
   /// open(2); on failure an empty handle with errno in `error`.
   static FileHandle try_open(std::filesystem::path const& path, int flags, int& error);
@@ -40,13 +36,13 @@ class FileHandle {
   /// Takes over `fd`, which the kernel just gave; -1 makes an empty handle.
   static FileHandle adopt(int fd) noexcept {
     FileHandle handle;
-    handle.fd_ = fd;
+    handle.fd_.reset(fd);
     return handle;
   }
 
-  [[nodiscard]] int fd() const noexcept { return fd_; }
-  [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
-  void close() noexcept;
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(fd_); }
+  void close() noexcept { fd_.reset(); }
 
   /// fstat(2). @throws Error(Io) naming path
   [[nodiscard]] struct stat status(std::filesystem::path const& path) const;
@@ -60,7 +56,7 @@ class FileHandle {
   [[nodiscard]] int preallocate(std::uint64_t bytes) const;
 
  private:
-  int fd_ = -1;
+  UniqueFd fd_;
 };
 
 /// Room of a file system in bytes; zeros where it does not say.

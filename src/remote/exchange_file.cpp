@@ -13,8 +13,8 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/types.hpp"
+#include "kvbm/core/unique_fd.hpp"
 #include "kvbm/remote/exchange.hpp"
-#include "remote/unique_fd.hpp"
 
 namespace kvbm::remote {
 namespace {

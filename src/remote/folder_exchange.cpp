@@ -2,7 +2,6 @@
 #include "kvbm/remote/exchange.hpp"
 #include "remote/exchange_common.hpp"
 #include "remote/exchange_file.hpp"
-#include "remote/unique_fd.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -21,6 +20,7 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/log.hpp"
+#include "kvbm/core/unique_fd.hpp"
 
 namespace kvbm::remote {
 namespace {

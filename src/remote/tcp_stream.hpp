@@ -2,7 +2,6 @@
 #pragma once
 
 #include "remote/tcp_auth.hpp"
-#include "remote/unique_fd.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/core/unique_fd.hpp"
 
 namespace kvbm::remote {
 

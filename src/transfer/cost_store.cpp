@@ -19,6 +19,7 @@
 
 #include "kvbm/core/error.hpp"
 #include "kvbm/core/log.hpp"
+#include "kvbm/core/unique_fd.hpp"
 
 namespace kvbm::transfer {
 namespace {
@@ -220,20 +221,18 @@ std::filesystem::path save_cost_model(device::DeviceProperties const& device,
   KVBM_EXPECTS(!failed, Io,
                fmt::format("cannot make {}: {}", path.parent_path().string(), failed.message()));
   std::string draft = path.string() + ".XXXXXX";
-  int const fd = ::mkstemp(draft.data());
-  KVBM_EXPECTS(fd >= 0, Io, fmt::format("cannot write {}: {}", draft, describe_errno(errno)));
+  UniqueFd const file(::mkstemp(draft.data()));
+  KVBM_EXPECTS(file, Io, fmt::format("cannot write {}: {}", draft, describe_errno(errno)));
   try {
-    write_whole(fd, text, draft);
-    KVBM_EXPECTS(::fsync(fd) == 0, Io,
+    write_whole(file.get(), text, draft);
+    KVBM_EXPECTS(::fsync(file.get()) == 0, Io,
                  fmt::format("cannot write {}: {}", draft, describe_errno(errno)));
     KVBM_EXPECTS(::rename(draft.c_str(), path.c_str()) == 0, Io,
                  fmt::format("cannot replace {}: {}", path.string(), describe_errno(errno)));
   } catch (...) {
-    ::close(fd);
     ::unlink(draft.c_str());
     throw;
   }
-  ::close(fd);
   return path;
 }
 

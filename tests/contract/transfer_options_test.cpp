@@ -132,7 +132,7 @@ class StoppedWhileRunning : public Options {
     std::stop_source stop;
     TransferOptions options;
     if (by_timeout) {
-      options.timeout = 200ms;
+      options.timeout = 2s;  // the held block is reached well before
     } else {
       options.cancellation = stop.get_token();
     }
@@ -140,7 +140,7 @@ class StoppedWhileRunning : public Options {
     auto const notification =
         reading ? move(file, ids, memory, ids, options) : move(memory, ids, file, ids, options);
     std::promise<void> passed;  // later than the deadline, on the same thread
-    auto const later = std::chrono::steady_clock::now() + 210ms;
+    auto const later = std::chrono::steady_clock::now() + 2010ms;
     auto const timer =
         manager_.context().event_system()->call_at(later, [&passed] { passed.set_value(); });
     disk_->wait_until_held();

@@ -359,12 +359,10 @@ TEST_F(HostilePeer, ABurstIsTakenWholeAndInOrder) {
 
 TEST_F(HostilePeer, ALayoutStaysWhileASilentPeerMayUseItAndGoesAfterItsFarewell) {
   ASSERT_EQ(peer_->hello(victim_->worker_id(), {far_handle_.layout_id()}).error, std::nullopt);
-  auto const began = std::chrono::steady_clock::now();
   auto const failure = unregister(far_handle_);
   EXPECT_EQ(failure.code, ErrorCode::Busy);
   EXPECT_TRUE(failure.names("hostile")) << failure.message;
   EXPECT_FALSE(failure.names("honest")) << failure.message;
-  EXPECT_LT(std::chrono::steady_clock::now() - began, 20s);
   EXPECT_EQ(victim_->handles(), std::vector{far_handle_});
 
   // Who comes while it is on its way out may not use it.

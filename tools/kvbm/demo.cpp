@@ -16,6 +16,7 @@
 #include "demo_tiers.hpp"
 #include "exit_code.hpp"
 #include "kvbm/core/error.hpp"
+#include "kvbm/core/unique_fd.hpp"
 #include "kvbm/memory/block_file.hpp"
 #include "process.hpp"
 #include "progress.hpp"
@@ -44,13 +45,13 @@ struct Offloaded {
 
 /// Flips one bit in the middle of a stored block, behind the library's back.
 void flip_bit(std::filesystem::path const& file, std::uint64_t offset) {
-  int const fd = ::open(file.c_str(), O_RDWR | O_CLOEXEC);
+  UniqueFd const opened(::open(file.c_str(), O_RDWR | O_CLOEXEC));
+  int const fd = opened.get();
   std::uint8_t byte = 0;
   bool const done = fd >= 0 && ::pread(fd, &byte, 1, static_cast<off_t>(offset)) == 1 &&
                     (byte ^= 0x10U, ::pwrite(fd, &byte, 1, static_cast<off_t>(offset)) == 1) &&
                     ::fsync(fd) == 0;
   int const error = errno;
-  if (fd >= 0) { ::close(fd); }
   KVBM_EXPECTS(done, Io,
                fmt::format("cannot flip a bit of {}: {}", file.string(), describe_errno(error)));
 }

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/core/unique_fd.hpp"
 
 namespace kvbm::cli {
 namespace {
@@ -156,17 +157,15 @@ FolderProbe probe_folder(std::filesystem::path const& folder) {
   probe.free_bytes =
       static_cast<std::uint64_t>(info.f_bavail) * static_cast<std::uint64_t>(info.f_bsize);
   std::string name = (folder / "kvbm-probe-XXXXXX").string();
-  int fd = ::mkstemp(name.data());
-  if (fd < 0) {
+  UniqueFd file(::mkstemp(name.data()));
+  if (!file) {
     probe.reason = describe_errno(errno);
     return probe;
   }
   probe.writable = true;
-  ::close(fd);
-  fd = ::open(name.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
-  probe.direct = fd >= 0;
+  file.reset(::open(name.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  probe.direct = static_cast<bool>(file);
   probe.reason = probe.direct ? "O_DIRECT" : "open with O_DIRECT: " + describe_errno(errno);
-  if (fd >= 0) { ::close(fd); }
   ::unlink(name.c_str());
   return probe;
 }

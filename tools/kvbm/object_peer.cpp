@@ -1,20 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "object_peer.hpp"
 
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <array>
-#include <cerrno>
 #include <nlohmann/json.hpp>
 
 #include "kvbm/core/error.hpp"
 #include "machine.hpp"
-
-extern char** environ;
 
 namespace kvbm::cli {
 namespace {
@@ -133,35 +123,16 @@ ObjectPeer::ObjectPeer(std::string const& python, ObjectServer const& server,
                        std::uint64_t object_bytes, std::uint64_t num_objects,
                        std::size_t connections)
     : python_(python) {
-  std::array<int, 2> in{};
-  std::array<int, 2> out{};
-  KVBM_EXPECTS(::pipe2(in.data(), O_CLOEXEC) == 0, Io, "pipe: " + describe_errno(errno));
-  KVBM_EXPECTS(::pipe2(out.data(), O_CLOEXEC) == 0, Io, "pipe: " + describe_errno(errno));
-  std::vector<std::string> words{python,
-                                 "-c",
-                                 kScript,
-                                 server.endpoint(),
-                                 server.bucket(),
-                                 std::to_string(object_bytes),
-                                 std::to_string(num_objects),
-                                 std::to_string(connections),
-                                 std::to_string(usable_cpus())};
-  std::vector<char*> arguments;
-  for (auto& word : words) {
-    arguments.push_back(word.data());
-  }
-  arguments.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-  int const error = posix_spawnp(&pid_, arguments[0], &actions, nullptr, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  ::close(in[0]);
-  ::close(out[1]);
-  to_ = ::fdopen(in[1], "w");
-  from_ = ::fdopen(out[0], "r");
-  KVBM_EXPECTS(error == 0, Io, "cannot run " + python + ": " + describe_errno(error));
+  auto in = make_pipe();
+  auto out = make_pipe();
+  process_ = ChildProcess(
+      {python, "-c", kScript, server.endpoint(), server.bucket(), std::to_string(object_bytes),
+       std::to_string(num_objects), std::to_string(connections), std::to_string(usable_cpus())},
+      {in.from.get(), out.to.get(), -1});
+  to_.reset(::fdopen(in.to.release(), "w"));
+  from_.reset(::fdopen(out.from.release(), "r"));
+  in.from.reset();
+  out.to.reset();
   auto const names = nlohmann::json::parse(ask({}), nullptr, false);
   KVBM_EXPECTS(names.is_array(), Io, python + " does not start boto3: see what it said");
   names.get_to(ways_);
@@ -170,18 +141,17 @@ ObjectPeer::ObjectPeer(std::string const& python, ObjectServer const& server,
 }
 
 ObjectPeer::~ObjectPeer() {
-  std::fclose(to_);  // it ends with its input
-  std::fclose(from_);
-  if (pid_ > 0) { ::waitpid(pid_, nullptr, 0); }
+  to_.reset();  // it ends with its input
+  process_.wait();
 }
 
 std::string ObjectPeer::ask(std::string const& line) {
   if (!line.empty()) {
-    std::fputs((line + "\n").c_str(), to_);
-    std::fflush(to_);
+    std::fputs((line + "\n").c_str(), to_.get());
+    std::fflush(to_.get());
   }
   std::string answer;
-  for (int c = std::fgetc(from_); c != EOF && c != '\n'; c = std::fgetc(from_)) {
+  for (int c = std::fgetc(from_.get()); c != EOF && c != '\n'; c = std::fgetc(from_.get())) {
     answer += static_cast<char>(c);
   }
   return answer;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "measure.hpp"
 #include "object_server.hpp"
+#include "process.hpp"
 
 namespace kvbm::cli {
 
@@ -42,9 +42,12 @@ class ObjectPeer {
   std::string ask(std::string const& line);
   [[nodiscard]] Best best(std::size_t what) const;
   std::string python_;
-  pid_t pid_ = -1;
-  std::FILE* to_ = nullptr;
-  std::FILE* from_ = nullptr;
+  struct Close {
+    void operator()(std::FILE* file) const noexcept { std::fclose(file); }
+  };
+  ChildProcess process_;
+  std::unique_ptr<std::FILE, Close> to_;
+  std::unique_ptr<std::FILE, Close> from_;
   std::vector<std::string> ways_;
   std::vector<Samples> times_[2];  ///< put, get; a way each
 };

@@ -5,13 +5,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
-#include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -25,8 +21,6 @@
 #include "kvbm/object/object_store.hpp"
 #include "process.hpp"
 
-extern char** environ;
-
 namespace kvbm::cli {
 namespace {
 
@@ -37,29 +31,27 @@ constexpr auto kPollEvery = std::chrono::milliseconds(20);
 class Socket {
  public:
   Socket() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    KVBM_EXPECTS(fd_ >= 0, Io, "socket: " + describe_errno(errno));
+    KVBM_EXPECTS(fd_, Io, "socket: " + describe_errno(errno));
     address_.sin_family = AF_INET;
     address_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   }
-  ~Socket() { ::close(fd_); }
-  Socket(Socket const&) = delete;
-  Socket& operator=(Socket const&) = delete;
 
   /// A port that nobody has at the moment.
   std::uint16_t free_port() {
     socklen_t length = sizeof address_;
     auto* const address = reinterpret_cast<sockaddr*>(&address_);
-    KVBM_EXPECTS(::bind(fd_, address, length) == 0 && ::getsockname(fd_, address, &length) == 0, Io,
-                 "bind: " + describe_errno(errno));
+    KVBM_EXPECTS(
+        ::bind(fd_.get(), address, length) == 0 && ::getsockname(fd_.get(), address, &length) == 0,
+        Io, "bind: " + describe_errno(errno));
     return ntohs(address_.sin_port);
   }
   bool connects_to(std::uint16_t port) {
     address_.sin_port = htons(port);
-    return ::connect(fd_, reinterpret_cast<sockaddr*>(&address_), sizeof address_) == 0;
+    return ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address_), sizeof address_) == 0;
   }
 
  private:
-  int fd_;
+  UniqueFd fd_;
   sockaddr_in address_{};
 };
 
@@ -86,14 +78,11 @@ Moto::Moto(std::string program) {
     start(program);
     bool const answers = wait_for_answer();
     if (answers) { return; }
-    stop();
     KVBM_EXPECTS(
         attempt < kAttempts, Io,
         fmt::format("{} ends at once: run `{} -p {}` to see why", program, program, port_));
   }
 }
-
-Moto::~Moto() { stop(); }
 
 void Moto::start(std::string const& program) {
   port_ = Socket().free_port();
@@ -102,23 +91,8 @@ void Moto::start(std::string const& program) {
   std::vector<std::string> words{"setpriv", "--pdeathsig", "KILL", program,
                                  "-H",      "127.0.0.1",   "-p",   std::to_string(port_)};
   if (!has_program("setpriv")) { words.erase(words.begin(), words.begin() + 3); }
-  std::vector<char*> arguments;
-  for (auto& word : words) {
-    arguments.push_back(word.data());
-  }
-  arguments.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  for (int const fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-    posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
-  }
-  int const error = posix_spawnp(&pid_, arguments[0], &actions, nullptr, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) {
-    pid_ = -1;
-    throw Error(error == ENOENT ? ErrorCode::NotFound : ErrorCode::Io,
-                fmt::format("cannot start {}: {}", program, describe_errno(error)), error);
-  }
+  UniqueFd const nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  process_ = ChildProcess(std::move(words), {nothing.get(), nothing.get(), nothing.get()});
 }
 
 /// @return whether it answers; false: it ended
@@ -126,22 +100,11 @@ bool Moto::wait_for_answer() {
   auto const give_up = std::chrono::steady_clock::now() + kPatience;
   while (std::chrono::steady_clock::now() < give_up) {
     if (Socket().connects_to(port_)) { return true; }
-    if (::waitpid(pid_, nullptr, WNOHANG) != 0) {
-      pid_ = -1;
-      return false;
-    }
+    if (!process_.is_running()) { return false; }
     std::this_thread::sleep_for(kPollEvery);
   }
-  stop();
   throw TimeoutError(
       fmt::format("moto_server does not answer at {} after {} s", endpoint_, kPatience.count()));
-}
-
-void Moto::stop() noexcept {
-  if (pid_ <= 0) { return; }
-  ::kill(pid_, SIGKILL);
-  ::waitpid(pid_, nullptr, 0);
-  pid_ = -1;
 }
 
 void ObjectServerFlags::add_to(CLI::App& app) {

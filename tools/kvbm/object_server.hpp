@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sys/types.h>
 #include <CLI/CLI.hpp>
 
 #include <cstdint>
@@ -10,6 +9,7 @@
 
 #include "kvbm/layout/physical_layout.hpp"
 #include "kvbm/object/s3_client.hpp"
+#include "process.hpp"
 
 namespace kvbm::cli {
 
@@ -24,18 +24,14 @@ class Moto {
   /// Waits until it answers. @param program  empty: find_moto()
   /// @throws Error(NotFound) no such program; Error(Io) it ended; TimeoutError it does not answer
   explicit Moto(std::string program);
-  ~Moto();
-  Moto(Moto const&) = delete;
-  Moto& operator=(Moto const&) = delete;
   [[nodiscard]] std::string const& endpoint() const noexcept { return endpoint_; }
 
  private:
   void start(std::string const& program);
   [[nodiscard]] bool wait_for_answer();
-  void stop() noexcept;
   std::string endpoint_;
   std::uint16_t port_ = 0;
-  pid_t pid_ = -1;
+  ChildProcess process_;
 };
 
 /// --endpoint, --bucket and --moto: an S3 server that is there already, or one that is started.

@@ -1,57 +1,114 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "process.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <sstream>
+#include <utility>
 
 #include "kvbm/core/error.hpp"
 
 namespace kvbm::cli {
+namespace {
 
-ProcessResult run_process(std::vector<std::string> const& arguments) {
-  std::array<int, 2> ends{};
-  KVBM_EXPECTS(::pipe(ends.data()) == 0, Io, "pipe: " + describe_errno(errno));
-  std::vector<char*> argv;
-  argv.reserve(arguments.size() + 1);
-  for (auto const& argument : arguments) {
-    argv.push_back(const_cast<char*>(argument.c_str()));
+std::vector<std::string> merged(ChildProcess::Environment const& extra) {
+  std::vector<std::string> result;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    std::string text = *entry;
+    if (!extra.contains(text.substr(0, text.find('=')))) { result.push_back(std::move(text)); }
   }
-  argv.push_back(nullptr);
+  for (auto const& [name, value] : extra) {
+    result.push_back(name + "=" + value);
+  }
+  return result;
+}
 
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> result;
+  for (auto& text : texts) {
+    result.push_back(text.data());
+  }
+  result.push_back(nullptr);
+  return result;
+}
+
+}  // namespace
+
+ChildProcess::ChildProcess(std::vector<std::string> arguments, Streams streams,
+                           Environment const& environment) {
+  auto variables = merged(environment);
+  auto const argv = pointers(arguments);
+  auto const envp = pointers(variables);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-  posix_spawn_file_actions_addclose(&actions, ends[0]);
-  posix_spawn_file_actions_addclose(&actions, ends[1]);
-  pid_t child = -1;
-  int const error = ::posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), environ);
+  for (auto const& [theirs, number] :
+       {std::pair(streams.in, STDIN_FILENO), std::pair(streams.out, STDOUT_FILENO),
+        std::pair(streams.err, STDERR_FILENO)}) {
+    if (theirs >= 0) { posix_spawn_file_actions_adddup2(&actions, theirs, number); }
+  }
+  int const error =
+      ::posix_spawnp(&pid_, argv.front(), &actions, nullptr, argv.data(), envp.data());
   posix_spawn_file_actions_destroy(&actions);
-  ::close(ends[1]);
   if (error != 0) {
-    ::close(ends[0]);
     throw Error(error == ENOENT ? ErrorCode::NotFound : ErrorCode::Io,
                 fmt::format("cannot run {}: {}", arguments.front(), describe_errno(error)), error);
   }
+}
 
+ChildProcess::ChildProcess(ChildProcess&& other) noexcept : pid_(std::exchange(other.pid_, -1)) {}
+
+ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
+  if (this != &other) {
+    kill();
+    pid_ = std::exchange(other.pid_, -1);
+  }
+  return *this;
+}
+
+bool ChildProcess::is_running() noexcept {
+  if (pid_ > 0 && ::waitpid(pid_, nullptr, WNOHANG) != 0) { pid_ = -1; }
+  return pid_ > 0;
+}
+
+int ChildProcess::wait() noexcept {
+  int status = 0;
+  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {}
+  pid_ = -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void ChildProcess::kill() noexcept {
+  if (pid_ <= 0) { return; }
+  ::kill(pid_, SIGKILL);
+  wait();
+}
+
+Pipe make_pipe() {
+  std::array<int, 2> ends{};
+  KVBM_EXPECTS(::pipe2(ends.data(), O_CLOEXEC) == 0, Io, "pipe: " + describe_errno(errno));
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+ProcessResult run_process(std::vector<std::string> const& arguments) {
+  auto pipe = make_pipe();
+  ChildProcess child(arguments, {-1, pipe.to.get(), -1});
+  pipe.to.reset();
   ProcessResult result;
   std::array<char, 65536> buffer{};
   for (;;) {
-    ssize_t const got = ::read(ends[0], buffer.data(), buffer.size());
+    ssize_t const got = ::read(pipe.from.get(), buffer.data(), buffer.size());
     if (got > 0) { result.output.append(buffer.data(), static_cast<std::size_t>(got)); }
     if (got == 0 || (got < 0 && errno != EINTR)) { break; }
   }
-  ::close(ends[0]);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.exit_code = child.wait();
   return result;
 }
 

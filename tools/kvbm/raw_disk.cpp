@@ -74,28 +74,29 @@ RawDisk::~RawDisk() {
 }
 
 void RawDisk::open(std::filesystem::path const& folder, std::uint64_t pieces) {
-  File file{folder / fmt::format("kvbm-raw-{}-{}", ::getpid(), files_.size()), -1};
+  File file{folder / fmt::format("kvbm-raw-{}-{}", ::getpid(), files_.size()), {}};
   int const flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC;
-  if (io_->options().allow_direct) { file.fd = ::open(file.path.c_str(), flags | O_DIRECT, 0600); }
-  if (file.fd < 0) {
+  if (io_->options().allow_direct) {
+    file.fd.reset(::open(file.path.c_str(), flags | O_DIRECT, 0600));
+  }
+  if (!file.fd) {
     direct_ = false;
     reason_ = io_->options().allow_direct ? "open with O_DIRECT: " + describe_errno(errno)
                                           : std::string("not asked for");
-    file.fd = ::open(file.path.c_str(), flags, 0600);
+    file.fd.reset(::open(file.path.c_str(), flags, 0600));
   }
-  KVBM_EXPECTS(file.fd >= 0, Io,
+  KVBM_EXPECTS(file.fd, Io,
                fmt::format("cannot create {}: {}; name a writable folder with --path",
                            file.path.string(), describe_errno(errno)));
-  files_.push_back(file);
+  files_.push_back(std::move(file));
   std::uint64_t const room = pieces * piece_bytes_;
-  KVBM_EXPECTS(::posix_fallocate(file.fd, 0, static_cast<off_t>(room)) != ENOSPC, Io,
+  KVBM_EXPECTS(::posix_fallocate(files_.back().fd.get(), 0, static_cast<off_t>(room)) != ENOSPC, Io,
                fmt::format("no room for {} bytes in {}: free some or name another with --path",
                            room, folder.string()));
 }
 
 void RawDisk::close() noexcept {
   for (auto const& file : files_) {
-    ::close(file.fd);
     ::unlink(file.path.c_str());
   }
   files_.clear();
@@ -110,7 +111,7 @@ double RawDisk::move(DiskRequest::Op op) {
   std::vector<DiskRequest> requests;
   requests.reserve(pieces_);
   for (std::uint64_t i = 0; i < pieces_; ++i) {
-    requests.push_back({op, files_[i % files_.size()].fd, i / files_.size() * piece_bytes_,
+    requests.push_back({op, files_[i % files_.size()].fd.get(), i / files_.size() * piece_bytes_,
                         memory_.host_data() + (i * piece_bytes_) % memory_.bytes(), piece_bytes_});
   }
   std::vector<int> errors;

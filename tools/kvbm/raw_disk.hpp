@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kvbm/core/unique_fd.hpp"
 #include "kvbm/memory/disk_io.hpp"
 #include "kvbm/memory/memory_source.hpp"
 #include "kvbm/memory/region.hpp"
@@ -41,7 +42,7 @@ class RawDisk {
  private:
   struct File {
     std::filesystem::path path;
-    int fd = -1;
+    UniqueFd fd;
   };
   void open(std::filesystem::path const& folder, std::uint64_t pieces);
   void close() noexcept;

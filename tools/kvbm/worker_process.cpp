@@ -5,10 +5,8 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,32 +34,7 @@ ErrorCode error_code_of(std::string const& name) {
   return ErrorCode::Internal;
 }
 
-std::vector<std::string> merged(WorkerProcess::Environment const& extra) {
-  std::vector<std::string> result;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    std::string const text = *entry;
-    if (!extra.contains(text.substr(0, text.find('=')))) { result.push_back(text); }
-  }
-  for (auto const& [name, value] : extra) {
-    result.push_back(name + "=" + value);
-  }
-  return result;
-}
-
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> result;
-  for (auto& text : texts) {
-    result.push_back(text.data());
-  }
-  result.push_back(nullptr);
-  return result;
-}
-
 }  // namespace
-
-Channel::~Channel() {
-  if (fd_ >= 0) { ::close(fd_); }
-}
 
 void Channel::send(nlohmann::json const& document) const {
   auto const body = nlohmann::json::to_cbor(document);
@@ -70,7 +43,8 @@ void Channel::send(nlohmann::json const& document) const {
   std::memcpy(message.data(), &length, sizeof length);
   std::copy(body.begin(), body.end(), message.begin() + sizeof length);
   for (std::size_t sent = 0; sent < message.size();) {
-    ssize_t const done = ::send(fd_, message.data() + sent, message.size() - sent, MSG_NOSIGNAL);
+    ssize_t const done =
+        ::send(fd_.get(), message.data() + sent, message.size() - sent, MSG_NOSIGNAL);
     if (done < 0 && errno == EINTR) { continue; }
     if (done < 0) { throw PeerError("its end of the channel is closed"); }
     sent += static_cast<std::size_t>(done);
@@ -82,12 +56,12 @@ void Channel::read(char* to, std::size_t bytes, Clock::time_point deadline) cons
     auto const left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     bool const endless = deadline == Clock::time_point::max();
-    pollfd waiting{fd_, POLLIN, 0};
+    pollfd waiting{fd_.get(), POLLIN, 0};
     int const ready =
         ::poll(&waiting, 1, endless ? -1 : static_cast<int>(std::clamp<long>(left, 0, 1 << 30)));
     if (ready < 0 && errno == EINTR) { continue; }
     if (ready == 0) { throw TimeoutError("no answer in time"); }
-    ssize_t const got = ::read(fd_, to, bytes);
+    ssize_t const got = ::read(fd_.get(), to, bytes);
     if (got < 0 && errno == EINTR) { continue; }
     if (got <= 0) { throw PeerError("it has ended"); }
     to += got;
@@ -105,54 +79,26 @@ nlohmann::json Channel::receive(std::chrono::milliseconds timeout) const {
   return nlohmann::json::from_cbor(body);
 }
 
-WorkerProcess::Started WorkerProcess::start(Environment const& environment) {
+WorkerProcess::WorkerProcess(std::string name, Environment const& environment)
+    : name_(std::move(name)) {
   std::array<int, 2> ends{};
   KVBM_EXPECTS(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) == 0, Io,
                "socketpair: " + describe_errno(errno));
-  std::vector<std::string> arguments{own_path(), "remote-worker", "--parent",
-                                     std::to_string(::getpid())};
-  auto variables = merged(environment);
-  auto const argv = pointers(arguments);
-  auto const envp = pointers(variables);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
-  pid_t child = -1;
-  int const error = ::posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), envp.data());
-  posix_spawn_file_actions_destroy(&actions);
-  ::close(ends[1]);
-  if (error != 0) {
-    ::close(ends[0]);
-    throw Error(ErrorCode::Io, "cannot start a worker: " + describe_errno(error), error);
-  }
-  return {child, ends[0]};
+  channel_ = Channel(UniqueFd(ends[0]));
+  UniqueFd const theirs(ends[1]);
+  process_ = ChildProcess({own_path(), "remote-worker", "--parent", std::to_string(::getpid())},
+                          {theirs.get(), -1, -1}, environment);
 }
 
-WorkerProcess::WorkerProcess(std::string name, Environment const& environment)
-    : WorkerProcess(std::move(name), start(environment)) {}
-
-WorkerProcess::WorkerProcess(std::string name, Started started)
-    : name_(std::move(name)), pid_(started.pid), channel_(started.fd) {}
-
 WorkerProcess::~WorkerProcess() {
-  if (pid_ < 0) { return; }
   try {
-    channel_.send({{"do", "end"}});
+    if (process_.is_running()) { channel_.send({{"do", "end"}}); }
     auto const deadline = Clock::now() + kEndTimeout;
-    while (Clock::now() < deadline) {
-      if (::waitpid(pid_, nullptr, WNOHANG) == pid_) { return; }
+    while (process_.is_running() && Clock::now() < deadline) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   } catch (std::exception const&) {  // it has ended by itself, or will now
   }
-  kill();
-}
-
-void WorkerProcess::kill() {
-  if (pid_ < 0) { return; }
-  ::kill(pid_, SIGKILL);
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {}
-  pid_ = -1;
 }
 
 nlohmann::json WorkerProcess::call(nlohmann::json const& question) {
@@ -177,16 +123,13 @@ nlohmann::json WorkerProcess::answer(std::chrono::milliseconds timeout) {
 }
 
 Channel join_parent() {
-  int const fd = ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
-  KVBM_EXPECTS(fd >= 0, Io, "the channel to the parent: " + describe_errno(errno));
-  int const nothing = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-  if (nothing >= 0) {
-    ::dup2(nothing, STDIN_FILENO);
-    ::close(nothing);
-  }
+  UniqueFd channel(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+  KVBM_EXPECTS(channel, Io, "the channel to the parent: " + describe_errno(errno));
+  UniqueFd const nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (nothing) { ::dup2(nothing.get(), STDIN_FILENO); }
   ::dup2(STDERR_FILENO, STDOUT_FILENO);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  return Channel(fd);
+  return Channel(std::move(channel));
 }
 
 }  // namespace kvbm::cli

@@ -4,11 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include <chrono>
-#include <map>
 #include <string>
 #include <utility>
 
-#include <sys/types.h>
+#include "process.hpp"
 
 namespace kvbm::cli {
 
@@ -16,13 +15,9 @@ namespace kvbm::cli {
 /// document behind its length, over one socket.
 class Channel {
  public:
-  /// Takes the socket over.
-  explicit Channel(int fd) noexcept : fd_(fd) {}
-  ~Channel();
-  Channel(Channel&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Channel& operator=(Channel&&) = delete;
-  Channel(Channel const&) = delete;
-  Channel& operator=(Channel const&) = delete;
+  /// None: what is sent or awaited fails.
+  Channel() = default;
+  explicit Channel(UniqueFd socket) noexcept : fd_(std::move(socket)) {}
 
   /// @throws PeerError the other end is gone
   void send(nlohmann::json const& document) const;
@@ -31,7 +26,7 @@ class Channel {
 
  private:
   void read(char* to, std::size_t bytes, std::chrono::steady_clock::time_point deadline) const;
-  int fd_;
+  UniqueFd fd_;
 };
 
 /// A process of this very program (its hidden verb remote-worker) that does what it is told, one
@@ -39,7 +34,7 @@ class Channel {
 /// NIXL's threads do not survive a fork.
 class WorkerProcess {
  public:
-  using Environment = std::map<std::string, std::string>;
+  using Environment = ChildProcess::Environment;
   /// Nothing that a worker is asked takes longer.
   static constexpr std::chrono::seconds kAnswerTimeout{180};
 
@@ -58,20 +53,14 @@ class WorkerProcess {
   void ask(nlohmann::json const& question) { channel_.send(question); }
   nlohmann::json answer(std::chrono::milliseconds timeout = kAnswerTimeout);
 
-  [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+  [[nodiscard]] pid_t pid() const noexcept { return process_.pid(); }
   /// kill -9; returns when it has ended.
-  void kill();
+  void kill() noexcept { process_.kill(); }
 
  private:
-  struct Started {
-    pid_t pid;
-    int fd;
-  };
-  static Started start(Environment const& environment);
-  WorkerProcess(std::string name, Started started);
   std::string name_;
-  pid_t pid_;
   Channel channel_;
+  ChildProcess process_;
 };
 
 /// What the hidden verb of the child does first: takes the socket that it was started with (its

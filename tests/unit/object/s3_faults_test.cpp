@@ -167,14 +167,14 @@ TEST_F(S3Faults, ASilentServerIsGivenUp) {
   EXPECT_TRUE(failure.is_timeout_error);
   EXPECT_EQ(failure.kind, S3ErrorKind::Silent);
   EXPECT_EQ(failure.attempts, 3U);
-  EXPECT_EQ(server_.requests().size(), 3U);
   EXPECT_NE(failure.message.find("no answer within 30 ms"), std::string::npos) << failure.message;
 }
 
 TEST_F(S3Faults, ABodyThatStopsIsGivenUp) {
   server_.add_fault({Kind::Stall});
   auto with = options();
-  with.stall_timeout = 30ms;
+  with.max_retries = 0;
+  with.stall_timeout = 1s;  // what comes of the body is there well before
   S3Client client(with);
   auto const failure = failure_of_call([&] { get(client); });
   EXPECT_EQ(failure.kind, S3ErrorKind::Silent);
@@ -196,14 +196,12 @@ TEST_F(S3Faults, TheDeadlineEndsAllAttempts) {
 TEST_F(S3Faults, RetriesEndWithTheDeadlineToo) {
   server_.add_fault({Kind::Status, 503});
   auto with = options();
-  with.deadline = 100ms;
-  with.backoff_base = 10ms;
-  with.backoff_cap = 20ms;
-  with.max_retries = 1000;
+  with.deadline = 2s;
+  with.backoff_base = with.backoff_cap = 24h;  // of which a random part is waited
   S3Client client(with);
   auto const failure = failure_of_call([&] { get(client); });
   EXPECT_EQ(failure.kind, S3ErrorKind::Throttled);
-  EXPECT_LT(failure.attempts, 1000U);
+  EXPECT_EQ(failure.attempts, 1U);
   EXPECT_NE(failure.message.find("no time for another attempt"), std::string::npos)
       << failure.message;
 }

@@ -27,6 +27,7 @@ using namespace std::chrono_literals;
 
 constexpr std::chrono::milliseconds kPatience = 60s;
 constexpr char const* kNobody = "http://127.0.0.1:1";
+constexpr char const* kLeaseSeconds = "3";  // of the other process
 
 std::string error_of(std::function<void()> const& call, ErrorCode code) {
   try {
@@ -61,7 +62,7 @@ class EtcdExchange : public ::testing::Test {
   std::shared_ptr<MetadataExchange> exchange() { return place_->owner(); }
   LineProcess peer() {
     return LineProcess({testing::test_program(KVBM_EXCHANGE_PEER), "etcd",
-                        EtcdServer::shared().endpoint(), place_->prefix(), "1"});
+                        EtcdServer::shared().endpoint(), place_->prefix(), kLeaseSeconds});
   }
   std::vector<std::string> all_keys() { return client_->keys(place_->prefix(), "", 1000); }
 
@@ -89,8 +90,7 @@ TEST_F(EtcdExchange, AnEntryLivesAsLongAsItsProcess) {
   auto const here = exchange();
   auto there = peer();
   ASSERT_EQ(there.ask("publish worker 3000 5"), "ok");
-  // Longer than its lease, which etcd raises to 2 s.
-  auto const until = std::chrono::steady_clock::now() + 5s;
+  auto const until = std::chrono::steady_clock::now() + 2s * std::stoi(kLeaseSeconds);
   while (std::chrono::steady_clock::now() < until) {
     ASSERT_EQ(here->fetch("worker", 0ms), make_blob(3000, 5));
     std::this_thread::sleep_for(50ms);
@@ -211,14 +211,15 @@ class UnwellEtcd : public ::testing::Test {
     } catch (UnsupportedError const& error) { GTEST_SKIP() << error.what(); }
   }
   static std::shared_ptr<MetadataExchange> at(std::string const& endpoint,
-                                              std::chrono::milliseconds timeout = 200ms) {
+                                              std::chrono::milliseconds timeout = kPatience) {
     EtcdExchangeOptions options;
     options.endpoints = {endpoint};
     options.request_timeout = timeout;
     return make_etcd_exchange(options);
   }
-  static void expect_everywhere(std::string const& endpoint, ErrorCode code) {
-    auto const a = at(endpoint);
+  static void expect_everywhere(std::string const& endpoint, ErrorCode code,
+                                std::chrono::milliseconds timeout = kPatience) {
+    auto const a = at(endpoint, timeout);
     error_of([&] { a->publish("w", {}); }, code);
     error_of([&] { a->list(); }, code);
     error_of([&] { a->fetch("w", 0ms); }, code);
@@ -235,7 +236,7 @@ TEST_F(UnwellEtcd, DownIsAnErrorThatNamesTheEndpoint) {
 
 TEST_F(UnwellEtcd, SilentIsATimeout) {
   RawServer const silent("", "");
-  expect_everywhere("http://" + silent.address(), ErrorCode::Timeout);
+  expect_everywhere("http://" + silent.address(), ErrorCode::Timeout, 200ms);
 }
 
 TEST_F(UnwellEtcd, GarbageIsCorrupt) {
@@ -257,7 +258,7 @@ TEST_F(UnwellEtcd, GarbageIsCorrupt) {
 TEST_F(UnwellEtcd, AnAnswerWithoutEndIsCutOff) {
   std::string const header = "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n";
   RawServer const endless("", header + std::string(5 << 20, ' '));
-  auto const a = at("http://" + endless.address(), kPatience);
+  auto const a = at("http://" + endless.address());
   EXPECT_THAT(error_of([&] { a->list(); }, ErrorCode::Corrupt), HasSubstr("longer than"));
 }
 
