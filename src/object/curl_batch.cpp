@@ -20,6 +20,7 @@ class CurlBatch final : public ObjectBatch {
   [[nodiscard]] std::size_t size() const noexcept override { return batch_.size(); }
   S3Outcome const& wait_for(std::size_t index) override { return batch_.wait_for(index); }
   std::vector<S3Outcome> wait() override { return batch_.wait(); }
+  bool read_again(std::size_t) override { return false; }
 
  private:
   S3Batch batch_;

@@ -58,6 +58,7 @@ struct Item {
   Clock::time_point deadline;
   std::unique_ptr<NixlFlight> flight;
   bool has_landed = false;
+  bool is_plain = false;         // libcurl did it all
   bool is_head_asked = false;    // of a read
   std::optional<S3Object> head;  // of a read
   std::string failure;           // of NIXL
@@ -124,6 +125,17 @@ class NixlBatch final : public ObjectBatch, private RequestSink {
     return items_[index].outcome;
   }
 
+  bool read_again(std::size_t index) override {
+    KVBM_EXPECTS(index < items_.size() && items_[index].stage == Stage::Done, OutOfRange,
+                 "a request that has not ended");
+    Item& item = items_[index];
+    if (item.direction == nixl::Direction::Write || item.is_plain) { return false; }
+    --num_done_;
+    item.deadline = Clock::now() + client_->context().options.deadline;
+    guard(index, [&] { ask_plainly(index); });
+    return true;
+  }
+
   std::vector<S3Outcome> wait() override {
     drive([this] { return num_done_ == items_.size() && num_asked_ == 0; });
     std::vector<S3Outcome> outcomes;
@@ -185,6 +197,7 @@ class NixlBatch final : public ObjectBatch, private RequestSink {
       request->object_bytes = item.object_bytes;
     }
     item.stage = Stage::Plain;
+    item.is_plain = true;
     if (!ask(Purpose::Plain, index, std::move(request))) { fail_late(item); }
   }
 

@@ -33,6 +33,12 @@ class ObjectBatch {
   [[nodiscard]] virtual std::size_t size() const noexcept = 0;
   virtual S3Outcome const& wait_for(std::size_t index) = 0;
   virtual std::vector<S3Outcome> wait() = 0;
+
+  /// For a read that has ended and does not fit its metadata: ways that get the bytes and that from
+  /// different answers may have had an object between them that was replaced. Starts the read again
+  /// in one answer, once; wait_for() then has the new outcome.
+  /// @return whether it did; false: the bytes and the metadata are of one answer already
+  virtual bool read_again(std::size_t index) = 0;
 };
 
 /// Over libcurl: an S3Batch.

@@ -13,10 +13,7 @@
 namespace kvbm::object {
 
 ObjectQueue::ObjectQueue(ObjectBlockStore::Impl const& store)
-    : client_(store.client_),
-      family_(store.family()),
-      is_nixl_(store.nixl_ != nullptr),
-      batch_(store.make_batch()) {}
+    : client_(store.client_), family_(store.family()), batch_(store.make_batch()) {}
 
 // All or nothing: what throws here leaves the queue as it was.
 std::size_t ObjectQueue::append(bool is_read, std::shared_ptr<memory::BlockStore> const& store,
@@ -134,29 +131,25 @@ void ObjectQueue::start_read(std::shared_ptr<memory::BlockStore> const& store,
 void ObjectQueue::get(std::vector<std::size_t> const& entries) {
   try {
     pending_.push_back({batch_->size(), entries});
-    start_get(*batch_, entries);
+    Entry const& front = entries_[entries.front()];
+    std::uint64_t const bytes = front.store->extent_bytes();
+    std::vector<S3Piece> pieces;
+    std::uint32_t next_slot = front.place.slot;
+    for (std::size_t const i : entries) {
+      Entry const& entry = entries_[i];
+      // Blocks between two that are wanted come along: that is less than another request.
+      if (entry.place.slot > next_slot) {
+        pieces.push_back({nullptr, (entry.place.slot - next_slot) * bytes});
+      }
+      pieces.push_back({entry.io.memory, bytes});
+      next_slot = entry.place.slot + 1;
+    }
+    batch_->get(front.place.object_key, front.place.slot * bytes, std::move(pieces),
+                front.place.num_blocks * bytes);
   } catch (...) {
     if (!pending_.empty() && pending_.back().request == batch_->size()) { pending_.pop_back(); }
     fail(entries, std::current_exception());
   }
-}
-
-void ObjectQueue::start_get(ObjectBatch& batch, std::vector<std::size_t> const& entries) const {
-  Entry const& front = entries_[entries.front()];
-  std::uint64_t const bytes = front.store->extent_bytes();
-  std::vector<S3Piece> pieces;
-  std::uint32_t next_slot = front.place.slot;
-  for (std::size_t const i : entries) {
-    Entry const& entry = entries_[i];
-    // Blocks between two that are wanted come along: that is less than another request.
-    if (entry.place.slot > next_slot) {
-      pieces.push_back({nullptr, (entry.place.slot - next_slot) * bytes});
-    }
-    pieces.push_back({entry.io.memory, bytes});
-    next_slot = entry.place.slot + 1;
-  }
-  batch.get(front.place.object_key, front.place.slot * bytes, std::move(pieces),
-            front.place.num_blocks * bytes);
 }
 
 void ObjectQueue::fail(std::vector<std::size_t> const& entries, std::exception_ptr const& error) {
@@ -232,14 +225,11 @@ std::vector<std::exception_ptr> ObjectQueue::finish() {
   // In the order of the starts, while later ones are under way.
   for (auto const& pending : pending_) {
     finish(batch_->wait_for(pending.request), pending.entries);
-    if (is_nixl_ && is_any_corrupt(pending.entries)) {
-      // Replaced while it was read, perhaps: NIXL's bytes and the metadata are two answers.
-      auto const again = make_curl_batch(*client_);
-      start_get(*again, pending.entries);
+    if (is_any_corrupt(pending.entries) && batch_->read_again(pending.request)) {
       for (std::size_t const i : pending.entries) {
         entries_[i].error = nullptr;
       }
-      finish(again->wait_for(0), pending.entries);
+      finish(batch_->wait_for(pending.request), pending.entries);
     }
   }
   static_cast<void>(batch_->wait());

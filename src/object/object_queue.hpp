@@ -45,7 +45,6 @@ class ObjectQueue final : public memory::ExtentQueue {
   [[nodiscard]] std::vector<std::vector<std::size_t>> group_by_object(std::size_t first) const;
   void put(std::vector<std::size_t> const& entries);
   void get(std::vector<std::size_t> const& entries);
-  void start_get(ObjectBatch& batch, std::vector<std::size_t> const& entries) const;
   void finish_merges();
   void finish(S3Outcome const& outcome, std::vector<std::size_t> const& entries);
   void finish_read(S3Outcome const& outcome, std::vector<std::size_t> const& entries);
@@ -54,7 +53,6 @@ class ObjectQueue final : public memory::ExtentQueue {
 
   std::shared_ptr<S3Client> client_;
   void const* family_;
-  bool is_nixl_;
   std::vector<std::shared_ptr<ObjectBlockStore>> stores_;  // that entries point to
   std::vector<Entry> entries_;
   std::vector<Pending> pending_;

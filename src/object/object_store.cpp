@@ -294,8 +294,8 @@ void ObjectBlockStore::put(std::string_view content_key, std::span<std::byte con
 void ObjectBlockStore::get(std::string_view content_key, std::span<std::byte> bytes) {
   impl_->check_size(content_key, bytes.size());
   std::string const key = impl_->scheme_.content_key(content_key);
-  auto const read_with = [&](std::unique_ptr<ObjectBatch> const& batch) {
-    batch->get(key, 0, {{bytes.data(), bytes.size()}}, bytes.size());
+  auto const batch = impl_->make_batch();
+  auto const finish = [&] {
     S3Outcome const& outcome = batch->wait_for(0);
     rethrow(outcome);
     try {
@@ -307,12 +307,12 @@ void ObjectBlockStore::get(std::string_view content_key, std::span<std::byte> by
     }
   };
   try {
+    batch->get(key, 0, {{bytes.data(), bytes.size()}}, bytes.size());
     try {
-      read_with(impl_->make_batch());
+      finish();
     } catch (CorruptError const&) {
-      if (impl_->nixl_ == nullptr) { throw; }
-      // Replaced while it was read, perhaps: NIXL's bytes and the metadata are two answers.
-      read_with(make_curl_batch(*impl_->client_));
+      if (!batch->read_again(0)) { throw; }
+      finish();
     }
   } catch (...) {
     std::memset(bytes.data(), 0, bytes.size());
