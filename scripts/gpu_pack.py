@@ -28,7 +28,10 @@ SYSTEM_LIBRARY = re.compile(
     r"^(ld-linux.*|linux-vdso|lib(c|m|dl|rt|pthread|util|resolv|stdc\+\+|gcc_s))\.so"
 )
 # Read by tests through KVBM_TEST_SOURCE_DIR and by pytest.
-SOURCE_FOLDERS = ["tests/golden", "tests/fuzz", "tests/cli", "python/tests", "examples"]
+SOURCE_FOLDERS = [
+    "tests/golden", "tests/unit/remote/golden", "tests/fuzz", "tests/cli", "python/tests",
+    "examples",
+]  # fmt: skip
 # pytest and what it imports: pure Python, so those of our virtual environment serve.
 PYTEST_PACKAGES = ["_pytest", "iniconfig", "packaging", "pluggy", "pygments", "pytest"]
 # Variables of the tests that name places here, or are for sanitizers.

@@ -208,7 +208,7 @@ def report(outcome: Outcome) -> None:
 
 
 def failing_output(outcome: Outcome) -> str:
-    """The parts of GoogleTest's output that are about failures, or the end of it."""
+    """The parts of GoogleTest's or pytest's output that are about failures, and the end of it."""
     blocks, block = [], []
     for line in outcome.output.splitlines():
         if line.startswith("[ RUN"):
@@ -218,7 +218,11 @@ def failing_output(outcome: Outcome) -> str:
         if line.startswith("[  FAILED  ]") and len(block) > 1:
             blocks += block[-40:]
             block = []
-    return "\n".join(blocks[:200]) if blocks else "\n".join(outcome.output.splitlines()[-60:])
+    if blocks:
+        return "\n".join(blocks[:200])
+    lines = outcome.output.splitlines()
+    summary = [line for line in lines[:-60] if re.match(r"(FAILED|ERROR|E  ) ", line)]
+    return "\n".join([*summary[:200], *lines[-60:]])
 
 
 def summary(outcomes: list[Outcome], began: float) -> int:

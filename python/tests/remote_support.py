@@ -34,11 +34,13 @@ SHAPE: dict[str, Any] = {
 }
 ALL = list(range(SHAPE["num_blocks"]))
 
+#: Over TCP alone. Beside a GPU NIXL's UCX starts with cuda_copy only.
+TCP = "tcp,cuda_copy" if Path("/dev/nvidiactl").exists() else "tcp"
 #: How two workers of one machine can reach each other: keywords of the manager, environment.
 TRANSPORTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "mapped": ({}, {}),
     "cma": ({"map_peer_memory": False}, {}),
-    "tcp": ({"map_peer_memory": False}, {"UCX_TLS": "tcp"}),
+    "tcp": ({"map_peer_memory": False}, {"UCX_TLS": TCP}),
 }
 
 

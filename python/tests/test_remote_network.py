@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from remote_support import ALL, PATIENCE, Crew, Process, fails, require_nixl
+from remote_support import ALL, PATIENCE, TCP, Crew, Process, fails, require_nixl
 from remote_worker import WorkerError
 from test_remote_faults import BIG, MANY
 
@@ -43,7 +43,7 @@ class Link:
     def start(self, side: int, **keywords: object) -> Process:
         """A worker in one of the namespaces, reached over TCP."""
         prefix = ["ip", "netns", "exec", self.names[side]]
-        process = Process(prefix, UCX_TLS="tcp", UCX_NET_DEVICES="kvbm0")
+        process = Process(prefix, UCX_TLS=TCP, UCX_NET_DEVICES="kvbm0")
         return process.start(map_peer_memory=False, **keywords)
 
     def set(self, state: str) -> None:

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -30,7 +32,7 @@ std::string upper(std::string_view text) {
 }
 
 // What experiments taught about a plugin that does not load or start.
-std::string_view advice(std::string_view plugin) {
+std::string advice(std::string_view plugin) {
   if (plugin == "GDS" || plugin == "GDS_MT") {
     return "it needs libcufile and libcudart: pip install nvidia-cufile nvidia-cuda-runtime and "
            "their folder in LD_LIBRARY_PATH";
@@ -40,6 +42,11 @@ std::string_view advice(std::string_view plugin) {
            "package brings (1.3.2 does without)";
   }
   if (plugin == "LIBFABRIC") { return "it needs libfabric.so.1"; }
+  char const* const transports = std::getenv("UCX_TLS");
+  if (plugin == "UCX" && transports != nullptr && access("/dev/nvidiactl", F_OK) == 0 &&
+      std::string_view(transports).find("cuda") == std::string_view::npos) {
+    return fmt::format("beside a GPU it needs cuda_copy in UCX_TLS, which is '{}'", transports);
+  }
   return "NIXL_LOG_LEVEL=INFO prints why";
 }
 
@@ -138,8 +145,8 @@ void NixlAgent::create_backend(std::string_view name,
   }
   auto const give_up = [&] {
     std::string const problem = core_->library->plugin_problem(plugin);
-    std::string_view const known = advice(plugin);
-    refuse(problem.empty() ? std::string(known) : fmt::format("{}; {}", problem, known));
+    std::string const known = advice(plugin);
+    refuse(problem.empty() ? known : fmt::format("{}; {}", problem, known));
   };
 
   nixl_c::MemoryList memories = nullptr;

@@ -237,6 +237,7 @@ Estimate direct_storage(ChoiceInput const& input) {
     return refuse(kStrategy, "the file is not one that is open with O_DIRECT");
   }
   if (!input.extents_match) { return refuse(kStrategy, kUnequalExtents); }
+  if (*input.storage->problem != '\0') { return refuse(kStrategy, input.storage->problem); }
   double const seconds = store_seconds(input);
   if (input.storage->mode == device::DirectStorageMode::Direct) {
     return {kStrategy, seconds, "GPUDirect Storage straight between the file and GPU memory"};

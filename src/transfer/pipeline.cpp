@@ -101,25 +101,21 @@ void Pipeline::plan_path(Strategy strategy) {
 }
 
 void Pipeline::open_direct_storage() {
-  Station const& stored = reads() ? stations_.front() : stations_.back();
   Station const& memory = reads() ? stations_.back() : stations_.front();
-  // Chosen only for a store that is a file.
-  auto const file = std::dynamic_pointer_cast<memory::BlockFile>(stored.store());
   auto& storage = job_.context().device_storage(memory.layout.device_id());
-  storage_file_ = storage.open(*file);
   for (auto& queue : storage_queues_) {
     queue = storage.make_queue();
   }
 }
 
 memory::ExtentQueue& Pipeline::read_queue(std::size_t half, Station const& stored) {
-  return storage_file_ != nullptr ? *storage_queues_[half]
-                                  : resources_.read_queue(half, *stored.store());
+  return storage_queues_[half] != nullptr ? *storage_queues_[half]
+                                          : resources_.read_queue(half, *stored.store());
 }
 
 memory::ExtentQueue& Pipeline::write_queue(std::size_t half, Station const& stored) {
-  return storage_file_ != nullptr ? *storage_queues_[half]
-                                  : resources_.write_queue(half, *stored.store());
+  return storage_queues_[half] != nullptr ? *storage_queues_[half]
+                                          : resources_.write_queue(half, *stored.store());
 }
 
 void Pipeline::plan_extents() {

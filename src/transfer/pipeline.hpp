@@ -122,8 +122,7 @@ class Pipeline {
   std::shared_ptr<Landing const> landing_;  ///< at the peer, of an image station
   std::vector<std::shared_ptr<void const>> exposed_;  ///< a bounce buffer's regions, to the wire
   std::shared_ptr<WireHold> hold_;                    ///< of our end of the wire
-  /// GPUDirect Storage's, where it moves the extents; the queues go before the file is forgotten.
-  std::shared_ptr<void const> storage_file_;
+  /// GPUDirect Storage's, where it moves the extents; the job's state keeps the file known to it.
   std::array<std::unique_ptr<memory::ExtentQueue>, 2> storage_queues_;
   std::exception_ptr move_error_;  ///< of a move on the pipeline's own thread
   std::size_t num_halves_ = 2;

@@ -58,6 +58,10 @@ class PreparedTransfer::State {
                                        std::span<BlockId const> dst_blocks) const;
 
   std::string description;  ///< "Device FullyContiguous OperationalNHD -> Disk ...", for logs
+
+  /// The file as GPUDirect Storage knows it, where that may move the blocks; goes before the file.
+  std::shared_ptr<void const> storage_file;
+  std::string storage_problem;  ///< why there is none
 };
 
 /// Sends the write notification that was asked for, if one was.

@@ -59,9 +59,10 @@ void check_devices(TransferContext::Impl const& context, ValidatedPair const& pa
   check(pair.dst, dst);
 }
 
-/// GPUDirect Storage between the sides; empty where it is not allowed or has no part.
+/// GPUDirect Storage between the sides; empty where it is not allowed or has no part. Registers the
+/// file where it may be chosen: cuFile does not take every file, and then another way is taken.
 std::optional<StorageChoice> make_storage_choice(TransferContext& context,
-                                                 PreparedTransfer::State const& state) {
+                                                 PreparedTransfer::State& state) {
   auto const& pair = state.pair;
   bool const reads = pair.src.storage_kind() == StorageKind::Disk;
   auto const& file_side = reads ? pair.src : pair.dst;
@@ -75,11 +76,24 @@ std::optional<StorageChoice> make_storage_choice(TransferContext& context,
   auto const* const file =
       dynamic_cast<memory::BlockFile const*>(file_side.regions().front().store().get());
   auto const backend = context.impl().device(memory_side.device_id())->backend();
-  return StorageChoice{info.mode, info.reason.c_str(), file != nullptr && file->is_direct(),
+  StorageChoice choice{info.mode, info.reason.c_str(), file != nullptr && file->is_direct(),
                        backend == device::Backend::Host};
+  bool const is_wanted = state.options.strategy == Strategy::DirectStorage;
+  bool const may_be_chosen =
+      info.mode == device::DirectStorageMode::Direct && !choice.emulated && !state.options.strategy;
+  if (choice.is_plain_file && info.mode != device::DirectStorageMode::Refused &&
+      (is_wanted || may_be_chosen)) {
+    try {
+      state.storage_file = context.impl().device_storage(memory_side.device_id()).open(*file);
+    } catch (Error const& error) {
+      state.storage_problem = error.what();
+      choice.problem = state.storage_problem.c_str();
+    }
+  }
+  return choice;
 }
 
-ChoiceInput make_choice(TransferContext& context, PreparedTransfer::State const& state) {
+ChoiceInput make_choice(TransferContext& context, PreparedTransfer::State& state) {
   ChoiceInput input;
   input.src_kind = state.pair.src.storage_kind();
   input.dst_kind = state.pair.dst.storage_kind();
@@ -339,8 +353,10 @@ TransferExplanation PreparedTransfer::explain(std::span<BlockId const> src_block
   explanation.total_bytes = state_->plan.bytes_per_block * src_blocks.size();
   explanation.choice = state_->choice_for(src_blocks, dst_blocks);
   explanation.decision = choose(explanation.choice);
-  explanation.choice.costs = nullptr;  // they belong to the context
-  if (explanation.choice.storage) { explanation.choice.storage->reason = ""; }  // likewise
+  explanation.choice.costs = nullptr;                // they belong to the context
+  if (auto& storage = explanation.choice.storage) {  // likewise
+    storage->reason = storage->problem = "";
+  }
   explanation.hops = describe_hops(*state_, explanation.decision.strategy);
   return explanation;
 }

@@ -51,6 +51,7 @@ def test_bench_disk_compares_rates_hops_and_the_verify(tmp_path: Path) -> None:
     assert {row["direction"] for row in result["hops"]} == {"G1 -> G3", "G3 -> G1"}
     assert all(row["share"] > 0 for row in result["hops"])
     assert all(row["checksum_bytes_per_second"] > 0 for row in result["verify"])
+    assert result["gds"] == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// kvbm bench disk: memory to files and back, beside fio and raw I/O; two hops beside one; what
-// verifying costs.
+// kvbm bench disk: memory to files and back, beside fio and raw I/O; two hops beside one; GPUDirect
+// Storage beside staging; what verifying costs.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -27,7 +27,7 @@ constexpr std::uint64_t kQuickMib = 8;
 
 struct Flags {
   std::vector<std::string> workloads{"llama3-8b", "smollm2-135m"};
-  std::vector<std::string> sections{"rates", "hops", "verify"};
+  std::vector<std::string> sections{"rates", "hops", "gds", "verify"};
   std::vector<std::string> engines;
   std::vector<std::string> paths;
   std::vector<unsigned> depths{64};
@@ -46,8 +46,8 @@ struct Section {
   char const* name;
   Table (*run)(DiskPlan const&);
 };
-constexpr std::array<Section, 3> kSections{
-    {{"rates", disk_rates}, {"hops", disk_hops}, {"verify", disk_verify}}};
+constexpr std::array<Section, 4> kSections{
+    {{"rates", disk_rates}, {"hops", disk_hops}, {"gds", disk_gds}, {"verify", disk_verify}}};
 
 DiskPlan make_plan(Flags const& flags) {
   DiskPlan plan;
@@ -84,7 +84,8 @@ int run(Flags const& flags) {
   for (auto const& name : flags.sections) {
     KVBM_EXPECTS(std::any_of(kSections.begin(), kSections.end(),
                              [&name](Section const& section) { return name == section.name; }),
-                 InvalidArgument, fmt::format("--sections {}: say rates, hops or verify", name));
+                 InvalidArgument,
+                 fmt::format("--sections {}: say rates, hops, gds or verify", name));
   }
   DiskPlan plan = make_plan(flags);
   auto const machine = fmt::format("{}, {} usable CPUs, {}; {}", cpu_model(), usable_cpus(),
@@ -118,7 +119,7 @@ void add_disk_bench(Commands& commands, CLI::App& bench) {
                   workload_names() + "; any with -fp8; or the bytes of a block; several allowed")
       ->delimiter(',')
       ->capture_default_str();
-  verb.add_option("--sections", flags->sections, "rates, hops, verify")
+  verb.add_option("--sections", flags->sections, "rates, hops, gds, verify")
       ->delimiter(',')
       ->capture_default_str();
   verb.add_option("--engine", flags->engines,

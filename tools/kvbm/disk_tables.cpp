@@ -12,6 +12,7 @@
 #include "fio.hpp"
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
+#include "kvbm/device/direct_storage.hpp"
 #include "kvbm/manager/transfer_manager.hpp"
 #include "limits.hpp"
 #include "measure.hpp"
@@ -70,6 +71,9 @@ manager::TransferManager make_manager(DiskPlan const& plan, EngineCase const& wh
   } else {
     builder.host_device(1, checked_add(plan.bytes, std::uint64_t{1} << 30U));
   }
+  transfer::TransferCapabilities capabilities;
+  capabilities.allow_gds = plan.gds;
+  builder.capabilities(capabilities);
   return builder.copy_threads(plan.copy_threads).disk_io(memory::make_disk_io(io)).build();
 }
 
@@ -104,13 +108,15 @@ class DiskTiers {
   DiskTiers(DiskTiers const&) = delete;
   DiskTiers& operator=(DiskTiers const&) = delete;
 
+  /// As engines keep it.
   [[nodiscard]] layout::LayoutHandle g1() {
-    if (!g1_) {
-      g1_ = manager_.register_layout(
-          make_layout(manager_, config_.with_alignment(1), side_of_tier("g1")));
-      manager_.fill_blocks(*g1_, ids_, {transfer::FillPattern::Kind::Hashed, 3});
-    }
-    return *g1_;
+    return g1_like(side_of_tier("g1"), config_.with_alignment(1));
+  }
+  /// Device memory whose blocks lie as in G3.
+  [[nodiscard]] layout::LayoutHandle g1_like_g3() {
+    Side side = side_of_tier("g3");
+    side.storage = memory::StorageKind::Device;
+    return g1_like(side, config_);
   }
   [[nodiscard]] layout::LayoutHandle g2() const noexcept { return g2_; }
   [[nodiscard]] layout::LayoutHandle g3() const noexcept { return g3_; }
@@ -123,8 +129,11 @@ class DiskTiers {
   }
 
   /// All blocks. @return seconds
-  double move(layout::LayoutHandle src, layout::LayoutHandle dst) {
-    return seconds([&] { manager_.execute_transfer(src, ids_, dst, ids_).wait(); });
+  double move(layout::LayoutHandle src, layout::LayoutHandle dst,
+              std::optional<transfer::Strategy> strategy = {}) {
+    transfer::TransferOptions options;
+    options.strategy = strategy;
+    return seconds([&] { manager_.execute_transfer(src, ids_, dst, ids_, options).wait(); });
   }
   /// What as many bytes take without checksums, records and layouts.
   double raw(bool write) {
@@ -132,6 +141,14 @@ class DiskTiers {
   }
 
  private:
+  layout::LayoutHandle g1_like(Side const& side, layout::LayoutConfig const& config) {
+    if (!g1_) {
+      g1_ = manager_.register_layout(make_layout(manager_, config, side));
+      manager_.fill_blocks(*g1_, ids_, {transfer::FillPattern::Kind::Hashed, 3});
+    }
+    return *g1_;
+  }
+
   manager::TransferManager& manager_;
   layout::LayoutConfig config_;
   std::vector<BlockId> ids_;
@@ -350,6 +367,50 @@ Table disk_hops(DiskPlan const& plan) {
       fmt::format("medians of {} rounds in turns; G1 is layer separate NHD, G3 fully "
                   "contiguous UniversalTP",
                   plan.repeat));
+  return table;
+}
+
+Table disk_gds(DiskPlan const& without) {
+  DiskPlan plan = without;
+  plan.gds = true;
+  Table table("gds",
+              fmt::format("GPUDirect Storage against pinned staging, {} a transfer",
+                          format_bytes(plan.bytes)),
+              {{"workload", "workload", false},
+               {"direction", "direction", false},
+               {"block_bytes", "block"},
+               {"blocks", "blocks"},
+               {"staged_bytes_per_second", "staged GB/s"},
+               {"bytes_per_second", "GDS GB/s"},
+               {"share", "of staged"}});
+  auto const& info = device::direct_storage()->info();
+  table.note(fmt::format("GPUDirect Storage: {}: {}", device::to_string(info.mode), info.reason));
+  if (!plan.gpu || info.mode == device::DirectStorageMode::Refused) {
+    table.note(plan.gpu ? "nothing to measure" : "nothing to measure without --device cuda");
+    return table;
+  }
+  for_each_case(plan, false, [&](auto& manager, EngineCase const& what, DiskShape const& shape) {
+    if (what.engine != engines_of(plan).front()) { return; }  // GDS has its own
+    DiskTiers tiers(plan, manager, shape, sets_of(plan).front());
+    for (bool const write : {true, false}) {
+      auto const g1 = tiers.g1_like_g3();
+      auto const move = [&](std::optional<transfer::Strategy> strategy) {
+        return write ? tiers.move(g1, tiers.g3(), strategy) : tiers.move(tiers.g3(), g1, strategy);
+      };
+      move({});
+      Rounds rounds;
+      for (std::size_t i = 0; i < plan.repeat; ++i) {
+        plan.step(fmt::format("{} GPUDirect Storage", shape.name));
+        rounds.limit.add(move(transfer::Strategy::StagedFile));
+        rounds.candidate.add(move(transfer::Strategy::DirectStorage));
+      }
+      table.add({shape.name, write ? "G1 -> G3" : "G3 -> G1", bytes_cell(tiers.block_bytes()),
+                 count_cell(tiers.num_blocks()), rate_cell(tiers.bytes() / rounds.limit.median()),
+                 rate_cell(tiers.bytes() / rounds.candidate.median()), share_cell(rounds.share())});
+    }
+  });
+  table.note(fmt::format("medians of {} rounds in turns; both sides fully contiguous UniversalTP",
+                         plan.repeat));
   return table;
 }
 

@@ -31,6 +31,7 @@ struct DiskPlan {
   std::size_t repeat = 3;
   bool fio = true;    ///< where it is installed
   bool gpu = false;   ///< G1 is CUDA device 0, else an emulated device
+  bool gds = false;   ///< GPUDirect Storage may be used
   bool keep = false;  ///< leaves the stores as "g3" in the folders
   Progress* progress = nullptr;
 
@@ -49,6 +50,8 @@ std::uint64_t disk_steps(DiskPlan const& plan);
 Table disk_rates(DiskPlan const& plan);
 /// G1 to G3 and back, in turns with each of its two hops.
 Table disk_hops(DiskPlan const& plan);
+/// G1 to G3 and back by GPUDirect Storage, in turns with pinned staging; empty where there is none.
+Table disk_gds(DiskPlan const& plan);
 /// What verifying costs a read: against a raw read, and against the checksum alone.
 Table disk_verify(DiskPlan const& plan);
 

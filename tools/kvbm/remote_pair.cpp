@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "kvbm/core/error.hpp"
 
 namespace kvbm::cli {
@@ -13,7 +15,11 @@ using nlohmann::json;
 WorkerProcess::Environment Transport::environment() const {
   // UCX prints its own messages to standard output by default.
   WorkerProcess::Environment environment{{"UCX_LOG_FILE", "stderr"}, {"UCX_LOG_LEVEL", "fatal"}};
-  if (name != "default") { environment["UCX_TLS"] = name; }
+  if (name != "default") {
+    // Beside a GPU NIXL's UCX starts with this one only.
+    bool const has_gpu = std::filesystem::exists("/dev/nvidiactl");
+    environment["UCX_TLS"] = name + (has_gpu ? ",cuda_copy" : "");
+  }
   return environment;
 }
 

@@ -125,6 +125,7 @@ struct StorageChoice {
   char const* reason = "";     ///< for the mode
   bool is_plain_file = false;  ///< one file, opened with O_DIRECT
   bool emulated = false;       ///< no GPU: only when asked for by name
+  char const* problem = "";    ///< why cuFile does not take this file; empty: it does
 };
 
 /// Everything choose() looks at; no pointers, no state.

@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <map>
@@ -79,7 +80,13 @@ class Registry {
     description.fd = fd;
     cufile::File file = nullptr;
     cufile::Status const status = functions_.HandleRegister(&file, &description);
-    if (status.code != 0) { throw_status(status, name + ": registering it with cuFile"); }
+    if (status.code != 0) {
+      // It asks udev for the file system's disk, also in compatibility mode.
+      bool const has_udev = std::filesystem::exists("/run/udev/data");
+      throw_status(status,
+                   name + ": registering it with cuFile" +
+                       (has_udev ? "" : " (no /run/udev here: a container needs the host's)"));
+    }
     files_.emplace(fd, Entry{file, 1});
     return file;
   }

@@ -186,6 +186,9 @@ TEST(Choose, P3_SaysWhyGdsIsNotUsed) {
   input.storage.reset();
   EXPECT_NE(reason_of(input).find("allow_gds"), std::string::npos);
   input = storage_input(DirectStorageMode::Direct);
+  input.storage->problem = "cuFile does not take it";
+  EXPECT_EQ(reason_of(input), "cuFile does not take it");
+  input = storage_input(DirectStorageMode::Direct);
   input.storage->emulated = true;
   EXPECT_EQ(choose(input).strategy, Strategy::StagedFile);
   input.wanted = Strategy::DirectStorage;
