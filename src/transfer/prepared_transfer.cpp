@@ -277,6 +277,8 @@ PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> cons
                                              src.peer,
                                              dst.peer,
                                              {},
+                                             {},
+                                             {},
                                              {}});
   state->description =
       place(state->pair.src, src.peer.get()) + " -> " + place(state->pair.dst, dst.peer.get());
