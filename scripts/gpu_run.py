@@ -178,7 +178,7 @@ def python_suite(manifest: dict) -> dict | str:
         "environment": [],
         "writes_results": True,
         "labels": ["gpu"],
-        "timeout": 300.0,
+        "timeout": 900.0,
         "serial": True,
     }
 
