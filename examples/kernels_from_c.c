@@ -14,11 +14,13 @@
 #include <cuda_runtime_api.h>
 #endif
 
+/* NOLINTBEGIN(readability-identifier-naming): constants as C writes them */
 enum { ROW = 256, ROWS = 4, PITCH = 1024, BLOCKS = 8, TAKEN = 3, BLOCK = ROW * ROWS };
 enum { CACHE_BYTES = BLOCKS * ROWS * PITCH, OUT_BYTES = TAKEN * BLOCK };
 
 static uint32_t const cache_blocks[TAKEN] = {6, 1, 3};
 static uint32_t const out_blocks[TAKEN] = {0, 1, 2};
+/* NOLINTEND(readability-identifier-naming) */
 
 static kvbm_copy_template block_template(void) {
   kvbm_copy_template shape = {0};

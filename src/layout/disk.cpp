@@ -88,6 +88,7 @@ SpecRequest for_store(SpecRequest request) {
 std::vector<Region> create_files(LayoutSpec const& spec, memory::MemorySource& source,
                                  std::vector<std::filesystem::path> const& paths) {
   std::vector<ExtentGroup> groups;
+  groups.reserve(spec.num_regions());
   for (std::uint64_t i = 0; i < spec.num_regions(); ++i) {
     groups.push_back(group_of(spec, i));
   }

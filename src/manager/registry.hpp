@@ -148,6 +148,7 @@ class Registry {
   [[nodiscard]] std::vector<layout::LayoutHandle> imported_handles() const {
     std::shared_lock const lock(mutex_);
     std::vector<layout::LayoutHandle> handles;
+    handles.reserve(remote_.size());
     for (auto const& [handle, imported] : remote_) {
       handles.push_back(handle);
     }

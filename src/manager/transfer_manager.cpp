@@ -23,15 +23,14 @@ Endpoint endpoint_of(Registry const& registry, KvBlocks const& blocks, char cons
 }
 
 PreparedTransfer prepare(std::shared_ptr<transfer::TransferContext> const& context,
-                         Registry const& registry, Endpoint src, Endpoint dst,
+                         Registry const& registry, Endpoint const& src, Endpoint const& dst,
                          TransferOptions const& options) {
   std::optional<transfer::ResolvedBounce> bounce;
   if (options.bounce_buffer) {
     bounce.emplace(transfer::ResolvedBounce{registry.get(options.bounce_buffer->handle, "bounce"),
                                             options.bounce_buffer->block_ids});
   }
-  return PreparedTransfer::prepare(context, std::move(src), std::move(dst), std::move(bounce),
-                                   options);
+  return PreparedTransfer::prepare(context, src, dst, std::move(bounce), options);
 }
 
 }  // namespace
@@ -53,7 +52,7 @@ layout::PhysicalLayoutBuilder<false, false, false> TransferManager::layout_build
   return layout::PhysicalLayout::builder(memory_source());
 }
 
-layout::LayoutHandle TransferManager::register_layout(layout::PhysicalLayout layout) {
+layout::LayoutHandle TransferManager::register_layout(layout::PhysicalLayout const& layout) {
   auto const handle = impl_->registry_.add(layout);
   if (impl_->remote_ == nullptr) { return handle; }
   try {

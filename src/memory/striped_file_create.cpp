@@ -135,7 +135,7 @@ std::shared_ptr<BlockFile> open_part(Manifest const& set, std::filesystem::path 
 }  // namespace
 
 std::shared_ptr<StripedFile> StripedFile::create(StripedFileSpec const& spec,
-                                                 std::shared_ptr<DiskIo> io) {
+                                                 std::shared_ptr<DiskIo> const& io) {
   KVBM_EXPECTS(io != nullptr, InvalidArgument, "a striped file without an I/O engine");
   Paths const paths = checked_paths(spec.paths);
   static_cast<void>(check_groups(spec.groups));
@@ -175,14 +175,14 @@ std::shared_ptr<StripedFile> StripedFile::create(StripedFileSpec const& spec,
 }
 
 std::shared_ptr<StripedFile> StripedFile::open(std::filesystem::path const& first, OpenMode mode,
-                                               std::shared_ptr<DiskIo> io) {
+                                               std::shared_ptr<DiskIo> const& io) {
   auto const stripes = stripes_path(normal_path(first));
   auto const set = decode_stripes(read_manifest_text(stripes), stripes.string());
-  return open(Paths(set.parts.begin(), set.parts.end()), mode, std::move(io));
+  return open(Paths(set.parts.begin(), set.parts.end()), mode, io);
 }
 
 std::shared_ptr<StripedFile> StripedFile::open(std::vector<std::filesystem::path> const& paths,
-                                               OpenMode mode, std::shared_ptr<DiskIo> io) {
+                                               OpenMode mode, std::shared_ptr<DiskIo> const& io) {
   KVBM_EXPECTS(io != nullptr, InvalidArgument, "a striped file without an I/O engine");
   KVBM_EXPECTS(!paths.empty(), InvalidArgument, "a striped file without paths");
   auto impl = std::make_unique<Impl>();
@@ -200,7 +200,7 @@ std::shared_ptr<StripedFile> StripedFile::open(std::vector<std::filesystem::path
 std::shared_ptr<BlockStore> open_block_store(std::filesystem::path const& path, OpenMode mode,
                                              std::shared_ptr<DiskIo> io) {
   auto const stripes = stripes_path(path);
-  if (is_taken(stripes)) { return StripedFile::open(path, mode, std::move(io)); }
+  if (is_taken(stripes)) { return StripedFile::open(path, mode, io); }
   if (is_taken(with_suffix(stripes, ".creating"))) {
     throw_error(ErrorCode::NotFound,
                 fmt::format("{}: the creation of this striped set has not ended or was cut short; "

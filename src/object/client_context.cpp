@@ -124,7 +124,7 @@ SignedRequest ClientContext::sign(Request const& request) {
   result.url = endpoint.origin() + to_sign.path;
   if (!to_sign.query.empty()) { result.url += "?" + canonical_query(to_sign.query); }
   for (auto const& [name, value] : to_sign.headers) {
-    result.headers.push_back(name + ": " + value);
+    result.headers.push_back(fmt::format("{}: {}", name, value));
   }
   result.headers.push_back("authorization: " +
                            authorization(to_sign, *who, date, options.region, "s3"));

@@ -5,6 +5,7 @@
 
 #if KVBM_HAVE_CURL
 #include <curl/curl.h>
+#include <fmt/format.h>
 #endif
 
 #include <memory>
@@ -50,7 +51,8 @@ HttpAnswer http_ask(char const* method, std::string const& url,
   KVBM_EXPECTS(handle != nullptr, OutOfMemory, "libcurl gives no handle");
   std::unique_ptr<curl_slist, Cleanup> list;
   for (auto const& [name, value] : headers) {
-    curl_slist* const longer = curl_slist_append(list.get(), (name + ": " + value).c_str());
+    curl_slist* const longer =
+        curl_slist_append(list.get(), fmt::format("{}: {}", name, value).c_str());
     KVBM_EXPECTS(longer != nullptr, OutOfMemory, "no memory for HTTP headers");
     static_cast<void>(list.release());
     list.reset(longer);

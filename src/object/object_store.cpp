@@ -175,16 +175,16 @@ std::string ObjectBlockStore::Impl::describe(std::uint64_t block) const {
 
 // --- the store
 
-std::shared_ptr<ObjectBlockStore> ObjectBlockStore::open(ObjectStoreOptions options,
+std::shared_ptr<ObjectBlockStore> ObjectBlockStore::open(ObjectStoreOptions const& options,
                                                          memory::ExtentGroup geometry,
                                                          std::string metadata) {
   options.scheme.check();
   auto client = std::make_shared<S3Client>(options.s3);
-  return open(std::move(client), std::move(options), geometry, std::move(metadata));
+  return open(std::move(client), options, geometry, std::move(metadata));
 }
 
 std::shared_ptr<ObjectBlockStore> ObjectBlockStore::open(std::shared_ptr<S3Client> client,
-                                                         ObjectStoreOptions options,
+                                                         ObjectStoreOptions const& options,
                                                          memory::ExtentGroup geometry,
                                                          std::string metadata) {
   auto impl = std::make_unique<Impl>(std::move(client), options, geometry);

@@ -49,19 +49,17 @@ class RequestLoop::Impl {
 
   void submit(std::unique_ptr<Request> request) {
     auto job = std::make_unique<Job>(std::move(request));
-    {
-      std::lock_guard const lock(mutex_);
-      if (!is_stopping_) {
-        submitted_.push_back(std::move(job));
-        // The thread takes all there is: who finds something before has woken it.
-        if (submitted_.size() > 1) { return; }
-      }
-    }
-    if (job == nullptr) {
-      curl_multi_wakeup(multi_.get());
-    } else {
+    std::unique_lock lock(mutex_);
+    if (is_stopping_) {
+      lock.unlock();
       fail(*job, make_fault(S3ErrorKind::Cancelled, "the client was destroyed"));
+      return;
     }
+    submitted_.push_back(std::move(job));
+    // The thread takes all there is: who finds something before has woken it.
+    bool const is_first = submitted_.size() == 1;
+    lock.unlock();
+    if (is_first) { curl_multi_wakeup(multi_.get()); }
   }
 
   void stop() {

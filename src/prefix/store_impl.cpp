@@ -443,6 +443,7 @@ void PrefixStore::Impl::settle(Lock& lock, Ended ended) {
   });
   if (ended.gone.empty() && ended.completions.empty()) { return; }
   std::vector<SlotKey> blocks;
+  blocks.reserve(ended.gone.size());
   for (auto const& gone : ended.gone) {
     blocks.push_back({gone.slot, (*catalog_.tiers[gone.tier])[gone.slot].key});
   }

@@ -82,17 +82,20 @@ class EtcdExchange final : public MetadataExchange {
       log::write(log::Level::Info, fmt::format("the lease is not revoked: {}", error.what()));
     }
   }
+  EtcdExchange(EtcdExchange const&) = delete;
+  EtcdExchange& operator=(EtcdExchange const&) = delete;
 
   void publish(std::string const& name, std::span<std::byte const> metadata) override {
     check_exchange_name(name);
     check_metadata_bytes(name, metadata.size());
-    auto blob = std::make_shared<std::vector<std::byte> const>(metadata.begin(), metadata.end());
+    auto const blob =
+        std::make_shared<std::vector<std::byte> const>(metadata.begin(), metadata.end());
     std::lock_guard const lock(publishing_);
     Deadline const deadline(options_.name_timeout);
     auto const former = published_.find(name);
     bool const is_replaced = former != published_.end();
     std::uint64_t const former_upload = is_replaced ? former->second.upload : 0;
-    published_.insert_or_assign(name, put(name, std::move(blob), deadline));
+    published_.insert_or_assign(name, put(name, blob, deadline));
     if (is_replaced) { forget_upload(name, former_upload); }
   }
 
@@ -147,7 +150,7 @@ class EtcdExchange final : public MetadataExchange {
 
   /// With publishing_ held. Takes the name for a new upload; waits until the deadline for a name
   /// that somebody else has.
-  Publication put(std::string const& name, Blob metadata, Deadline const& deadline) {
+  Publication put(std::string const& name, Blob const& metadata, Deadline const& deadline) {
     for (int attempt = 0;; ++attempt) {
       std::int64_t const lease = current_lease();
       try {

@@ -98,6 +98,8 @@ class FolderExchange final : public MetadataExchange {
       }
     }
   }
+  FolderExchange(FolderExchange const&) = delete;
+  FolderExchange& operator=(FolderExchange const&) = delete;
 
   void publish(std::string const& name, std::span<std::byte const> metadata) override {
     check_exchange_name(name);
@@ -261,7 +263,7 @@ class FolderExchange final : public MetadataExchange {
 
 }  // namespace
 
-std::shared_ptr<MetadataExchange> make_folder_exchange(std::filesystem::path folder) {
+std::shared_ptr<MetadataExchange> make_folder_exchange(std::filesystem::path const& folder) {
   KVBM_EXPECTS(!folder.empty(), InvalidArgument, "folder is empty: name the folder to publish in");
   std::error_code error;
   if (!fs::exists(folder, error)) {

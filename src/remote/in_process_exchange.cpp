@@ -34,6 +34,8 @@ class InProcessExchange final : public MetadataExchange {
     std::lock_guard const lock(board_->mutex);
     std::erase_if(board_->entries, [&](auto const& entry) { return entry.second.owner == this; });
   }
+  InProcessExchange(InProcessExchange const&) = delete;
+  InProcessExchange& operator=(InProcessExchange const&) = delete;
 
   void publish(std::string const& name, std::span<std::byte const> metadata) override {
     check_exchange_name(name);

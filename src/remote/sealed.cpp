@@ -63,7 +63,7 @@ class CborWalk {
   }
 
  private:
-  enum Major : unsigned { kUnsigned = 0, kBytes = 2, kText = 3, kArray = 4, kMap = 5, kSimple = 7 };
+  enum Major : unsigned { Unsigned = 0, Bytes = 2, Text = 3, Array = 4, Map = 5, Simple = 7 };
   struct Head {
     unsigned major = 0;
     std::uint64_t argument = 0;
@@ -90,7 +90,7 @@ class CborWalk {
   Head head() {
     auto const first = std::to_integer<unsigned>(take(1).front());
     Head result{first >> 5U, first & 0x1FU};
-    if (result.major == kSimple) {
+    if (result.major == Simple) {
       if (result.argument < 20 || result.argument > 22) {
         refuse(fmt::format("simple value or fraction {:#04x} is not used here", first));
       }
@@ -112,7 +112,7 @@ class CborWalk {
 
   void key(Level& level) {
     auto const found = head();
-    if (found.major != kText) { refuse("a field's name is not text"); }
+    if (found.major != Text) { refuse("a field's name is not text"); }
     auto const name = as_text(take(found.argument));
     if (level.last_key && name <= *level.last_key) {
       refuse(name == *level.last_key ? "a field is given twice" : "fields are not in order");
@@ -124,12 +124,12 @@ class CborWalk {
     if (++values_ > kMaxValues) { refuse(fmt::format("more than {} values", kMaxValues)); }
     auto const found = head();
     switch (found.major) {
-      case kUnsigned:
-      case kSimple: return;
-      case kBytes:
-      case kText: take(found.argument); return;
-      case kArray:
-      case kMap: break;
+      case Unsigned:
+      case Simple: return;
+      case Bytes:
+      case Text: take(found.argument); return;
+      case Array:
+      case Map: break;
       default: refuse(fmt::format("values of type {} are not used here", found.major));
     }
     // Each entry takes a byte at least: what announces more than there are is refused here.
@@ -138,7 +138,7 @@ class CborWalk {
                          bytes_.size() - at_));
     }
     if (depth_ == kMaxDepth) { refuse(fmt::format("nested deeper than {}", kMaxDepth)); }
-    levels_[depth_++] = {found.major == kMap, found.argument, std::nullopt};
+    levels_[depth_++] = {found.major == Map, found.argument, std::nullopt};
   }
 
   char const* what_;

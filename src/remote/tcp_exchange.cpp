@@ -123,7 +123,7 @@ class OverTcp final : public TcpExchange {
     auto const own = shelf_.published();
     std::set<std::string> names(own.begin(), own.end());
     calls_.run(peers(), question(Frame::Type::List), Deadline(io_timeout_),
-               {[&](Frame frame) {
+               {[&](Frame const& frame) {
                   add_names(frame, names);
                   return Next::Finished;
                 },
@@ -184,7 +184,7 @@ class OverTcp final : public TcpExchange {
   std::optional<Rival> find_rival(std::string const& name) {
     std::optional<Rival> rival;
     calls_.run(peers(), question(Frame::Type::Look, name), Deadline(io_timeout_),
-               {[&](Frame frame) {
+               {[&](Frame const& frame) {
                   auto found = rival_of(frame);
                   // One who has it, or goes first, decides; a mere claim may go away.
                   bool const is_decided = found && (!found->is_claim || found->goes_first);
@@ -242,10 +242,13 @@ class OverTcp final : public TcpExchange {
 
 std::shared_ptr<TcpExchange> make_tcp_exchange(TcpExchangeOptions options) {
   struct Wiper {
-    std::string& secret;
+    explicit Wiper(std::string& text) : secret(text) {}
     ~Wiper() { wipe(secret); }
+    Wiper(Wiper const&) = delete;
+    Wiper& operator=(Wiper const&) = delete;
+    std::string& secret;
   };
-  Wiper const wiper{options.token};
+  Wiper const wiper(options.token);
   check_has_crypto();
   check(options);
   return std::make_shared<OverTcp>(options);

@@ -126,7 +126,7 @@ class PeerCalls::Call {
   bool step(short events, Handler const& handler) {
     if (is_finished_) { return false; }
     try {
-      auto const frame = advance(events);
+      auto frame = advance(events);
       return frame && follow(handler.on_answer(std::move(*frame)));
     } catch (TokenError const& error) {
       throw TokenError(fmt::format("peer {}: {}; all workers of one exchange need the same token",
@@ -234,16 +234,17 @@ class PeerCalls::Call {
   GrowingPause pause_{milliseconds(10), milliseconds(500)};
 };
 
-bool PeerCalls::run(std::vector<std::string> const& peers, Frame const& question,
+void PeerCalls::run(std::vector<std::string> const& peers, Frame const& question,
                     Deadline const& deadline, Handler const& handler) const {
   std::vector<std::unique_ptr<Call>> calls;
+  calls.reserve(peers.size());
   for (auto const& peer : peers) {
     calls.push_back(std::make_unique<Call>(*this, peer, question));
   }
   std::vector<pollfd> wanted(calls.size(), pollfd{-1, 0, 0});
   while (true) {
     for (std::size_t i = 0; i < calls.size(); ++i) {
-      if (calls[i]->step(wanted[i].revents, handler)) { return true; }
+      if (calls[i]->step(wanted[i].revents, handler)) { return; }
     }
     auto next = deadline.at();
     bool is_finished = true;
@@ -256,12 +257,12 @@ bool PeerCalls::run(std::vector<std::string> const& peers, Frame const& question
       wanted[i] = calls[i]->wanted();
       next = std::min(next, calls[i]->due_at());
     }
-    if (is_finished) { return true; }
+    if (is_finished) { return; }
     if (deadline.passed()) {
       for (auto const& call : calls) {
         call->end(handler);
       }
-      return false;
+      return;
     }
     int const timeout_ms =
         static_cast<int>(std::min<std::int64_t>(Deadline(next).left().count(), 60'000));

@@ -76,9 +76,8 @@ class PeerCalls {
       : token_(token), resolver_(resolver), io_timeout_(io_timeout) {}
 
   /// Until every peer is finished, a handler says Stop, or the deadline passed.
-  /// @return whether it ended before the deadline
   /// @throws TokenError naming the peer
-  bool run(std::vector<std::string> const& peers, Frame const& question, Deadline const& deadline,
+  void run(std::vector<std::string> const& peers, Frame const& question, Deadline const& deadline,
            Handler const& handler) const;
 
  private:

@@ -216,6 +216,7 @@ void TcpStream::send(Frame::Type type, std::vector<std::byte> payload) {
 void TcpStream::send(Frame::Type type, Blob payload) {
   KVBM_EXPECTS(is_open(), Internal, "a frame is sent before the handshake ended");
   std::vector<std::byte> head;
+  head.reserve(kHeadBytes);
   for (std::size_t i = 0; i < 4; ++i) {
     head.push_back(static_cast<std::byte>(payload->size() >> (8 * i)));
   }

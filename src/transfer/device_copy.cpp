@@ -68,7 +68,7 @@ DeviceCopy::DeviceCopy(TransferContext::Impl& context, CopyPlan const& plan,
   choice_.emulated = device_->backend() == device::Backend::Host;
   if (is_device(src) && is_device(dst)) {
     choice_.direction = LinkDirection::DeviceToDevice;
-    auto const other = context.device(src.device_id());
+    auto const& other = context.device(src.device_id());
     KVBM_EXPECTS(other->backend() == device_->backend(), Unsupported,
                  fmt::format("{} -> {}: an emulated device and a GPU do not reach each other; go "
                              "through host memory",

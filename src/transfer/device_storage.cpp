@@ -180,10 +180,10 @@ class DeviceStorage::Memory final : public memory::FarMemory {
 };
 
 DeviceStorage::DeviceStorage(TransferContext::Impl& context,
-                             std::shared_ptr<device::DirectStorage> storage,
+                             std::shared_ptr<device::DirectStorage> const& storage,
                              device::DevicePtr device)
     : files_(std::make_shared<Files>(storage, device->backend(), device->id())),
-      memory_(std::make_shared<Memory>(context, device)) {
+      memory_(std::make_shared<Memory>(context, std::move(device))) {
   memory::DiskIoOptions options;
   options.engine = memory::DiskEngine::Threads;
   options.num_threads = 16;  // each call waits for its bytes: as many are under way at a time

@@ -21,8 +21,8 @@ namespace kvbm::transfer {
 class DeviceStorage {
  public:
   /// @pre storage is not Refused
-  DeviceStorage(TransferContext::Impl& context, std::shared_ptr<device::DirectStorage> storage,
-                device::DevicePtr device);
+  DeviceStorage(TransferContext::Impl& context,
+                std::shared_ptr<device::DirectStorage> const& storage, device::DevicePtr device);
   ~DeviceStorage();
   DeviceStorage(DeviceStorage const&) = delete;
   DeviceStorage& operator=(DeviceStorage const&) = delete;

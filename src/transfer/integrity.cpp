@@ -174,6 +174,7 @@ std::optional<std::vector<Checksum>> hash_on_device(TransferContext& context,
   if (device->backend() != device::Backend::Cuda || ids.empty()) { return std::nullopt; }
   auto const boxes = layer_boxes(layout, Way::ToCanonical);
   std::vector<std::uintptr_t> segments;
+  segments.reserve(boxes.size());
   for (LayerBox const& box : boxes) {
     segments.push_back(box.base);
   }

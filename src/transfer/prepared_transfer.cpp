@@ -249,7 +249,7 @@ ChoiceInput PreparedTransfer::State::choice_for(std::span<BlockId const> src_blo
 }
 
 PreparedTransfer PreparedTransfer::prepare(std::shared_ptr<TransferContext> const& context,
-                                           Endpoint src, Endpoint dst,
+                                           Endpoint const& src, Endpoint const& dst,
                                            std::optional<ResolvedBounce> bounce,
                                            TransferOptions const& options) {
   check_backends(context->impl(), options);

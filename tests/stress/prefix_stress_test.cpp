@@ -172,7 +172,7 @@ TEST_P(PrefixStress, KilledAtAnyMomentItKeepsWhatItPromised) {
     }
     // Whatever else is found is what it should be.
     for (std::uint64_t half = 0; half < 2; ++half) {
-      std::uint64_t const base = (round + 1) * 1'000'000 + half * 500'000;
+      std::uint64_t const base = std::uint64_t{round + 1} * 1'000'000 + half * 500'000;
       for (std::uint64_t key = base; key < base + 300; ++key) {
         if (!stress.store().contains(stress_key(key))) { continue; }
         EXPECT_EQ(stress.onboard(0, {stress_key(key)}).num_wrong, 0U) << "key " << key;

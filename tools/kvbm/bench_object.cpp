@@ -76,6 +76,7 @@ Rates measure(Flags const& flags, Case const& what, std::function<void()> const&
     memory[i] = static_cast<std::byte>((i * 167) >> 3U);
   }
   std::vector<memory::ExtentIo> extents;
+  extents.reserve(what.num_blocks);
   for (std::uint64_t i = 0; i < what.num_blocks; ++i) {
     extents.push_back({0, i, memory.data() + i * what.block_bytes, what.block_bytes});
   }

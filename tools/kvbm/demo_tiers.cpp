@@ -62,7 +62,7 @@ layout::LayoutHandle DemoTiers::add_g2() {
 
 layout::PhysicalLayout DemoTiers::readable(layout::LayoutHandle handle,
                                            std::vector<BlockId> const& ids) {
-  auto const layout = manager_.layout(handle);
+  auto layout = manager_.layout(handle);
   if (layout.regions().front().host_data() != nullptr) { return layout; }
   Side side;
   side.kind = layout.kind();

@@ -94,6 +94,7 @@ layout::LayoutHandle GpuLab::add(Area where, layout::LayoutConfig const& config,
   auto const geometry = layout::make_geometry(config, side.kind, side.dimension, side.format);
   std::uint64_t const count = geometry.layers_are_regions ? config.num_layers() : 1;
   std::vector<memory::Region> regions;
+  regions.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i) {
     regions.push_back(
         area(where).subregion(i * region_stride(geometry.region_bytes), geometry.region_bytes));

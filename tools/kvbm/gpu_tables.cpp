@@ -268,7 +268,7 @@ std::string summary_line(GpuResult const& result) {
                                  result.limit_rate() / 1e9);
   for (auto const& way : result.ways) {
     std::string name = way.is_kvbm() ? way.strategy : way.name;
-    if (way.is_kvbm()) { name = (way.automatic ? "auto=" : "") + name; }
+    if (way.is_kvbm() && way.automatic) { name.insert(0, "auto="); }
     if (way.spare_sms) { name += "(spare)"; }
     line += way.measured() ? fmt::format(" {} {:.1f}", name, way.rate() / 1e9)
                            : fmt::format(" {} -", name);

@@ -121,6 +121,7 @@ Table sharing_table(SharingPlan const& plan, ObjectServer const& server) {
                {"write_seconds", "write singles, each"}});
   for (auto const block_bytes : plan.block_bytes) {
     std::vector<std::pair<std::uint32_t, std::unique_ptr<Shared>>> cases;
+    cases.reserve(plan.blocks_per_object.size());
     for (auto const shared : plan.blocks_per_object) {
       cases.emplace_back(shared, std::make_unique<Shared>(plan, server, block_bytes, shared));
     }

@@ -51,7 +51,7 @@ std::vector<Group> groups_of(nlohmann::json const& report) {
       if (!way.contains("bytes_per_second")) { continue; }
       bool const ours = way.at("name") == "kvbm";
       auto label = ours ? way.at("strategy").get<std::string>() : way.at("name").get<std::string>();
-      if (ours && way.at("automatic").get<bool>()) { label = "kvbm: " + label; }
+      if (ours && way.at("automatic").get<bool>()) { label.insert(0, "kvbm: "); }
       if (way.at("spare") == "SpareSms" && ours) { label += " (SpareSms)"; }
       group.bars.push_back({label, way.at("share_of_limit").get<double>(),
                             way.at("bytes_per_second").get<double>(), color_of(way)});

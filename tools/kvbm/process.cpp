@@ -26,13 +26,14 @@ std::vector<std::string> merged(ChildProcess::Environment const& extra) {
     if (!extra.contains(text.substr(0, text.find('=')))) { result.push_back(std::move(text)); }
   }
   for (auto const& [name, value] : extra) {
-    result.push_back(name + "=" + value);
+    result.push_back(fmt::format("{}={}", name, value));
   }
   return result;
 }
 
 std::vector<char*> pointers(std::vector<std::string>& texts) {
   std::vector<char*> result;
+  result.reserve(texts.size() + 1);
   for (auto& text : texts) {
     result.push_back(text.data());
   }

@@ -105,6 +105,7 @@ json WorkerTasks::compare(json const& question) {
   PlainCopy const copy(near, *wire.manager.memory_source(), reads, src_ids, dst_ids);
 
   std::vector<Piece> pieces;
+  pieces.reserve(near_ids.size());
   auto const stride = near.config().block_bytes();
   auto const base = question.value("plain", std::uintptr_t{0});
   for (std::size_t i = 0; i < near_ids.size(); ++i) {

@@ -76,7 +76,7 @@ class TransferManager {
 
   /// Makes a layout known under a new handle; ids count 0, 1, 2, ... and are reused only after
   /// every other. @throws Error(OutOfRange) the 65,537th layout at a time
-  layout::LayoutHandle register_layout(layout::PhysicalLayout layout);
+  layout::LayoutHandle register_layout(layout::PhysicalLayout const& layout);
   /// Forgets a layout (its memory lives while others hold the PhysicalLayout). Where its metadata
   /// was exported, the workers that imported it are told first, and have to confirm that nothing of
   /// theirs touches it any more.

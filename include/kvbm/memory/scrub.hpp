@@ -78,9 +78,9 @@ class Scrubber {
 
   /// Waits until `passes` have ended or failed since the start, or it has stopped.
   /// @return whether they have
-  bool wait_for_passes(std::uint64_t passes) const;
+  [[nodiscard]] bool wait_for_passes(std::uint64_t passes) const;
   /// The same, for at most `timeout`.
-  bool wait_for_passes(std::uint64_t passes, std::chrono::nanoseconds timeout) const;
+  [[nodiscard]] bool wait_for_passes(std::uint64_t passes, std::chrono::nanoseconds timeout) const;
 
   [[nodiscard]] ScrubCounters counters() const;
   /// Whether its thread still works; false after stop() and after max_passes.

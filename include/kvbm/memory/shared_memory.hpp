@@ -2,8 +2,8 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -57,6 +57,8 @@ class ProcessWatch {
   ///         Error(InvalidArgument) no possible pid
   explicit ProcessWatch(ProcessName const& process);
   ~ProcessWatch();
+  ProcessWatch(ProcessWatch const&) = delete;
+  ProcessWatch& operator=(ProcessWatch const&) = delete;
   ProcessWatch(ProcessWatch&& other) noexcept;
   ProcessWatch& operator=(ProcessWatch&& other) noexcept;
 

@@ -36,18 +36,18 @@ class StripedFile final : public BlockStore {
   /// process left of its creation is cleared away by the next one at paths[0].
   /// @throws as BlockFile::create; Error(InvalidArgument) fewer than two paths, too many, two equal
   static std::shared_ptr<StripedFile> create(StripedFileSpec const& spec,
-                                             std::shared_ptr<DiskIo> io);
+                                             std::shared_ptr<DiskIo> const& io);
 
   /// Opens the set whose first path is `first`; PATH.stripes says where its parts are.
   /// @throws Error(NotFound) no such set, or a part that is missing, naming it; CorruptError a part
   ///         of another set, at another place in it, or of another shape; as BlockFile::open
   static std::shared_ptr<StripedFile> open(std::filesystem::path const& first, OpenMode mode,
-                                           std::shared_ptr<DiskIo> io);
+                                           std::shared_ptr<DiskIo> const& io);
 
   /// Opens a set whose parts have moved since it was made: all of them, in order. PATH.stripes lies
   /// beside the first. @throws as above; Error(InvalidArgument) another number than the set has
   static std::shared_ptr<StripedFile> open(std::vector<std::filesystem::path> const& paths,
-                                           OpenMode mode, std::shared_ptr<DiskIo> io);
+                                           OpenMode mode, std::shared_ptr<DiskIo> const& io);
 
   ~StripedFile() override;
 

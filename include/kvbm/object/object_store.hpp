@@ -107,12 +107,12 @@ class ObjectBlockStore : public memory::BlockStore,
   ///         another blocks_per_object than was asked for; Error(VersionMismatch) a newer manifest;
   ///         CorruptError a damaged one; UnsupportedError transport Nixl where its plugin does not
   ///         load or start; what S3Client throws
-  static std::shared_ptr<ObjectBlockStore> open(ObjectStoreOptions options,
+  static std::shared_ptr<ObjectBlockStore> open(ObjectStoreOptions const& options,
                                                 memory::ExtentGroup geometry, std::string metadata);
   /// The same over a client that several stores share: blocks of all of them that have the same
   /// transport can be in one queue.
   static std::shared_ptr<ObjectBlockStore> open(std::shared_ptr<S3Client> client,
-                                                ObjectStoreOptions options,
+                                                ObjectStoreOptions const& options,
                                                 memory::ExtentGroup geometry, std::string metadata);
   ~ObjectBlockStore() override;
 

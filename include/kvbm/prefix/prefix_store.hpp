@@ -57,6 +57,7 @@ class Ticket {
   [[nodiscard]] bool is_ready() const noexcept { return notification_.is_ready(); }
   /// Blocks until the work has ended. What went wrong is in the result.
   /// @throws Error(ShuttingDown) the manager's event system was destroyed meanwhile
+  // NOLINTNEXTLINE(modernize-use-nodiscard): to wait may be all that is wanted
   Result const& wait() const {
     notification_.wait();
     return *result_;

@@ -67,7 +67,7 @@ std::shared_ptr<MetadataExchange> make_in_process_exchange(
 /// somebody removes it.
 /// @param folder  created when it does not exist
 /// @throws Error(Io); Error(InvalidArgument) for an empty path or what is no folder
-std::shared_ptr<MetadataExchange> make_folder_exchange(std::filesystem::path folder);
+std::shared_ptr<MetadataExchange> make_folder_exchange(std::filesystem::path const& folder);
 
 /// How to reach peers without anything between: each worker serves what it published itself.
 struct TcpExchangeOptions {

@@ -58,8 +58,9 @@ struct TransferExplanation {
 class PreparedTransfer {
  public:
   /// @throws like validate_pair, lower and choose
-  static PreparedTransfer prepare(std::shared_ptr<TransferContext> const& context, Endpoint src,
-                                  Endpoint dst, std::optional<ResolvedBounce> bounce,
+  static PreparedTransfer prepare(std::shared_ptr<TransferContext> const& context,
+                                  Endpoint const& src, Endpoint const& dst,
+                                  std::optional<ResolvedBounce> bounce,
                                   TransferOptions const& options);
 
   /// Moves src_blocks[i] to dst_blocks[i]. No blocks: ready at once.

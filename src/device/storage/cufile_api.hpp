@@ -63,12 +63,14 @@ using File = void*;
   X(Read, ssize_t, (File, void*, std::size_t, off_t, off_t)) \
   X(Write, ssize_t, (File, void const*, std::size_t, off_t, off_t))
 
+// NOLINTBEGIN(bugprone-macro-parentheses,readability-identifier-naming): the library's names
 struct Functions {
 #define KVBM_CUFILE_DECLARE(name, result, parameters) result(*name) parameters = nullptr;
   KVBM_CUFILE_FUNCTIONS(KVBM_CUFILE_DECLARE)
 #undef KVBM_CUFILE_DECLARE
   Status (*GetVersion)(int*) = nullptr;  ///< not in all versions
 };
+// NOLINTEND(bugprone-macro-parentheses,readability-identifier-naming)
 
 /// The number in words: "5020 (the file was not opened with O_DIRECT)".
 std::string describe(Status status);

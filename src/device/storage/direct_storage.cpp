@@ -145,6 +145,8 @@ class RegisteredFile final : public StorageFile {
         name_(std::move(name)),
         file_(registry_->acquire(fd_, name_)) {}
   ~RegisteredFile() override { registry_->release(fd_); }
+  RegisteredFile(RegisteredFile const&) = delete;
+  RegisteredFile& operator=(RegisteredFile const&) = delete;
 
   void read(std::uint64_t offset, void* memory, std::uint64_t bytes) const override {
     auto* const first = static_cast<std::byte*>(memory);

@@ -361,6 +361,7 @@ void RemoteWorker::Impl::import_worker(
     auto const peer =
         std::make_shared<NixlPeer>(agent_, contact, exposed_, calls_, metadata.landing);
     std::vector<ImportedLayout> layouts;
+    layouts.reserve(metadata.layouts.size());
     for (auto const& layout : metadata.layouts) {
       layouts.push_back(import_layout(metadata, layout, peer));
     }
@@ -450,6 +451,7 @@ RemoteStats RemoteWorker::Impl::stats() const {
 std::vector<std::uint64_t> RemoteWorker::Impl::workers() const {
   std::lock_guard const lock(mutex_);
   std::vector<std::uint64_t> result;
+  result.reserve(peers_.size());
   for (auto const& [id, peer] : peers_) {
     result.push_back(id);
   }

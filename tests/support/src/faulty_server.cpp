@@ -172,9 +172,12 @@ class FaultyServer::Impl {
     if (!read_head(stream, request)) { return false; }
     std::size_t const now = ++at_once_;
     struct Leave {
-      std::atomic<std::size_t>& count;
+      explicit Leave(std::atomic<std::size_t>& entered) : count(entered) {}
       ~Leave() { --count; }
-    } const leave{at_once_};
+      Leave(Leave const&) = delete;
+      Leave& operator=(Leave const&) = delete;
+      std::atomic<std::size_t>& count;
+    } const leave(at_once_);
     auto const fault = take_fault(request);
     std::function<void(std::string const&, std::string const&)> hook;
     {

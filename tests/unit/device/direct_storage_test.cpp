@@ -166,7 +166,7 @@ class StorageFileTest : public DirectStorageTest {
       : storage_(open()), fd_(::open((folder_ / "data").c_str(), O_RDWR | O_CREAT, 0600)) {
     std::iota(bytes_.begin(), bytes_.end(), std::uint8_t{3});
   }
-  ~StorageFileTest() override { ::close(fd_); }
+  void TearDown() override { ::close(fd_); }
 
   [[nodiscard]] std::shared_ptr<StorageFile> file() const {
     return storage_->register_file(fd_, "the data");

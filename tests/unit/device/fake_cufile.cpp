@@ -52,6 +52,7 @@ ssize_t move(File file, std::size_t bytes, Call const& call) {
 
 #define KVBM_FAKE extern "C" __attribute__((visibility("default")))
 
+// NOLINTBEGIN(readability-identifier-naming): the names are the library's.
 KVBM_FAKE Status cuFileDriverOpen() {
   if (told("hang")) {
     for (;;) {
@@ -113,3 +114,4 @@ KVBM_FAKE ssize_t cuFileWrite(File file, void const* base, std::size_t bytes, of
     return pwrite(fd, static_cast<std::byte const*>(base) + memory_offset, some, offset);
   });
 }
+// NOLINTEND(readability-identifier-naming)

@@ -41,7 +41,7 @@ inline S3Options options_for(std::string const& endpoint) {
 inline std::vector<std::byte> pattern(std::size_t bytes, unsigned seed) {
   std::vector<std::byte> data(bytes);
   for (std::size_t i = 0; i < bytes; ++i) {
-    data[i] = static_cast<std::byte>((i * 131 + seed * 17 + (i >> 8U)) & 255U);
+    data[i] = static_cast<std::byte>((i * 131 + std::size_t{seed} * 17 + (i >> 8U)) & 255U);
   }
   return data;
 }

@@ -180,10 +180,11 @@ TEST_F(EtcdExchange, ReportsDamage) {
   client_->put(chunk, good, lease);
   EXPECT_TRUE(a->fetch("w", 0ms) == make_blob(2 << 20, 1));
 
+  char const* const huge =
+      R"({"version":1,"owner_id":1,"owner":"x","upload":1,"bytes":99999999999,)"
+      R"("checksum_low":1,"checksum_high":1})";
   for (char const* const head :
-       {"", "nonsense", "{}", "[1]", R"({"version":1})", R"({"version":"1"})",
-        R"({"version":1,"owner_id":1,"owner":"x","upload":1,"bytes":99999999999,)"
-        R"("checksum_low":1,"checksum_high":1})"}) {
+       {"", "nonsense", "{}", "[1]", R"({"version":1})", R"({"version":"1"})", huge}) {
     client_->put(head_key, head, lease);
     error_of([&] { a->fetch("w", 0ms); }, ErrorCode::Corrupt);
   }

@@ -29,7 +29,7 @@ class CostStore : public testing::Test {
     device_.driver_version = 13000;
     log::set_sink([this](log::Level, std::string_view line) { warnings_.emplace_back(line); });
   }
-  ~CostStore() override {
+  void TearDown() override {
     log::set_sink({});
     ::unsetenv("XDG_CACHE_HOME");
     std::error_code ignored;
