@@ -333,8 +333,9 @@ std::vector<Check> check_remote() {
     checks.push_back({"nixl_ucx", "NIXL's UCX", why.empty() ? Health::Ok : Health::Warn,
                       why.empty() ? "starts" : why,
                       why.empty() ? std::string{}
-                                  : std::string("other workers cannot be reached: pip install "
-                                                "--no-deps nixl-cu13 into the environment of this "
+                                  : std::string("other workers cannot be reached: see to that; if "
+                                                "it is no setting of UCX's, pip install --no-deps "
+                                                "nixl-cu13 again into the environment of this "
                                                 "program, or name it with KVBM_NIXL_LIBRARY")});
   }
   checks.push_back({"rdma", "RDMA devices", facts.rdma.empty() ? Health::Info : Health::Ok,
