@@ -364,7 +364,7 @@ def test_metadata_over_tcp(crew: Crew) -> None:
 def test_metadata_over_etcd(crew: Crew, etcd: str) -> None:
     a, b = crew.hire(2)
     for worker in (a, b):
-        worker.join("etcd", [etcd], lease_ttl=2.0, request_timeout=20.0)
+        worker.join("etcd", [etcd], lease_ttl=10.0, request_timeout=20.0)
     exchange_and_move(a, b)
 
 

@@ -9,7 +9,6 @@
 
 #include "kvbm/core/checked.hpp"
 #include "kvbm/core/error.hpp"
-#include "kvbm/memory/block_file.hpp"
 #include "transfer/file_geometry.hpp"
 
 namespace kvbm::transfer {
