@@ -185,7 +185,7 @@ function(_kvbm_test_environment out name)
   )
 endfunction()
 
-# Seconds after which a test hangs. Slow machines and sanitizers are not to reach it.
+# Seconds after which a test counts as hanging. Slow machines and sanitizers do not reach it.
 set(KVBM_TEST_TIMEOUT 1800)
 
 # kvbm_add_test(<kind>.<room>[.<subject>] SOURCES x_test.cpp ... [CUDA_SOURCES y.cu ...]
@@ -194,9 +194,10 @@ set(KVBM_TEST_TIMEOUT 1800)
 #
 # One GoogleTest executable and one ctest entry kvbm.<name>. Sources may include private headers of
 # src/ and helpers of tests/, and see KVBM_HAVE_URING and KVBM_HAVE_CUDA. SERIAL keeps other tests
-# from running beside it. COST starts what takes long before the rest. The label gpu is for tests that use a GPU where there is one; where there
-# is none, their cases skip with "no CUDA device: <reason>". CUDA_TOO makes a second ctest entry of
-# the same program, kvbm.<name>.cuda, whose device is a GPU.
+# from running beside it. COST starts what takes long before the rest. The label gpu is for tests
+# that use a GPU where there is one; where there is none, their cases skip with "no CUDA device:
+# <reason>". CUDA_TOO makes a second ctest entry of the same program, kvbm.<name>.cuda, whose device
+# is a GPU.
 function(kvbm_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL;CUDA_TOO" "COST"
                         "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;LINKS;LABELS;ENVIRONMENT"

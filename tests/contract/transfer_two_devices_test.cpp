@@ -37,12 +37,7 @@ class TwoDevices : public TransferTest {
   }
 
   PhysicalLayout make_on(DeviceId device, LayoutConfig const& config, LayoutShape const& shape) {
-    auto const start = PhysicalLayout::builder(manager_.memory_source()).config(config);
-    return (shape.kind == layout::LayoutKind::FullyContiguous
-                ? start.fully_contiguous(shape.format)
-                : start.layer_separate(shape.dimension, shape.format))
-        .allocate_device(device)
-        .build();
+    return make_layout(manager_.memory_source(), config, shape, StorageKind::Device, device);
   }
 };
 

@@ -135,6 +135,10 @@ class DiskTiers {
     options.strategy = strategy;
     return seconds([&] { manager_.execute_transfer(src, ids_, dst, ids_, options).wait(); });
   }
+  /// Of moves of all blocks, by their median.
+  [[nodiscard]] Cell rate(Samples const& samples) const {
+    return rate_cell(bytes() / samples.median());
+  }
   /// What as many bytes take without checksums, records and layouts.
   double raw(bool write) {
     return (write ? raw_->write() : raw_->read()) * bytes() / static_cast<double>(raw_->bytes());
@@ -213,14 +217,11 @@ void add_rates(Table& table, DiskPlan const& plan, EngineCase const& what, DiskS
       fio.limit.add(tiers.bytes() / run_fio(job));
     }
   }
-  auto const rate = [&tiers](Samples const& samples) {
-    return rate_cell(tiers.bytes() / samples.median());
-  };
   table.add({shape.name, write ? "G2 -> G3" : "G3 -> G2", engine_text(what), depth_cell(plan, what),
              count_cell(tiers.folders().size()), bytes_cell(tiers.block_bytes()),
-             count_cell(tiers.num_blocks()), rate(raw.candidate),
-             with_fio ? rate(fio.limit) : none_cell(),
-             with_fio ? share_cell(fio.share()) : none_cell(), rate(raw.limit),
+             count_cell(tiers.num_blocks()), tiers.rate(raw.candidate),
+             with_fio ? tiers.rate(fio.limit) : none_cell(),
+             with_fio ? share_cell(fio.share()) : none_cell(), tiers.rate(raw.limit),
              share_cell(raw.share()), "95%"});
 }
 
@@ -260,12 +261,10 @@ void add_hops(Table& table, DiskPlan const& plan, EngineCase const& what, DiskSh
     rounds.candidate.add(both());
     rounds.limit.add(std::max(device_hop[i], disk_hop[i]));
   }
-  auto const rate = [&tiers](Samples const& samples) {
-    return rate_cell(tiers.bytes() / samples.median());
-  };
   table.add({shape.name, write ? "G1 -> G3" : "G3 -> G1", engine_text(what),
-             bytes_cell(tiers.block_bytes()), count_cell(tiers.num_blocks()), rate(device_hop),
-             rate(disk_hop), rate(rounds.candidate), share_cell(rounds.share()), "90%"});
+             bytes_cell(tiers.block_bytes()), count_cell(tiers.num_blocks()),
+             tiers.rate(device_hop), tiers.rate(disk_hop), tiers.rate(rounds.candidate),
+             share_cell(rounds.share()), "90%"});
 }
 
 /// Seconds that one thread takes to checksum as much as `tiers` moves, block by block, out of
@@ -405,8 +404,8 @@ Table disk_gds(DiskPlan const& without) {
         rounds.candidate.add(move(transfer::Strategy::DirectStorage));
       }
       table.add({shape.name, write ? "G1 -> G3" : "G3 -> G1", bytes_cell(tiers.block_bytes()),
-                 count_cell(tiers.num_blocks()), rate_cell(tiers.bytes() / rounds.limit.median()),
-                 rate_cell(tiers.bytes() / rounds.candidate.median()), share_cell(rounds.share())});
+                 count_cell(tiers.num_blocks()), tiers.rate(rounds.limit),
+                 tiers.rate(rounds.candidate), share_cell(rounds.share())});
     }
   });
   table.note(fmt::format("medians of {} rounds in turns; both sides fully contiguous UniversalTP",
@@ -445,8 +444,7 @@ Table disk_verify(DiskPlan const& plan) {
     auto const blocks = static_cast<double>(tiers.num_blocks());
     double const extra = rounds.candidate.median() - rounds.limit.median();
     table.add({shape.name, engine_text(what), bytes_cell(tiers.block_bytes()),
-               rate_cell(tiers.bytes() / rounds.candidate.median()),
-               rate_cell(tiers.bytes() / rounds.limit.median()), share_cell(rounds.share()),
+               tiers.rate(rounds.candidate), tiers.rate(rounds.limit), share_cell(rounds.share()),
                rate_cell(tiers.bytes() / checksums.median()),
                extra > 0 ? time_cell(extra / blocks) : Cell("none", 0.0),
                time_cell(checksums.median() / blocks)});

@@ -142,6 +142,7 @@ ObjectPeer::ObjectPeer(std::string const& python, ObjectServer const& server,
 
 ObjectPeer::~ObjectPeer() {
   to_.reset();  // it ends with its input
+  from_.reset();
   process_.wait();
 }
 

@@ -39,7 +39,7 @@ class ChildProcess {
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
   /// Whether it still runs.
   [[nodiscard]] bool is_running() noexcept;
-  /// Until it ends. @return its exit code; 128 + signal where one killed it
+  /// Until it ends. @return its exit code; 128 + signal where one killed it  @pre pid() > 0
   int wait() noexcept;
   /// kill -9; returns when it has ended.
   void kill() noexcept;

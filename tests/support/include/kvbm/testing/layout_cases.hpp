@@ -85,10 +85,11 @@ inline object::ObjectStoreOptions new_objects() {
   return options;
 }
 
-/// A layout of `shape` in owned storage: device 0, a temporary file, objects, or host memory.
+/// A layout of `shape` in owned storage: a device, a temporary file, objects, or host memory.
 inline layout::PhysicalLayout make_layout(std::shared_ptr<memory::MemorySource> const& source,
                                           layout::LayoutConfig const& config,
-                                          LayoutShape const& shape, memory::StorageKind storage) {
+                                          LayoutShape const& shape, memory::StorageKind storage,
+                                          DeviceId device_id = 0) {
   auto const start = layout::PhysicalLayout::builder(source).config(config);
   auto const builder = shape.kind == layout::LayoutKind::FullyContiguous
                            ? start.fully_contiguous(shape.format)
@@ -96,7 +97,7 @@ inline layout::PhysicalLayout make_layout(std::shared_ptr<memory::MemorySource> 
   switch (storage) {
     case memory::StorageKind::System: return builder.allocate_system().build();
     case memory::StorageKind::Pinned: return builder.allocate_pinned().build();
-    case memory::StorageKind::Device: return builder.allocate_device(0).build();
+    case memory::StorageKind::Device: return builder.allocate_device(device_id).build();
     case memory::StorageKind::Object: return builder.allocate_object(new_objects()).build();
     default: return builder.allocate_disk().build();
   }
