@@ -80,12 +80,15 @@ class HostilePeer : public ::testing::Test {
   }
   /// What is given back is given back by a message: it may be under way.
   void expect_lent(std::uint64_t bytes) {
+    expect_soon(&remote::RemoteStats::landing_bytes_lent, bytes);
+  }
+  /// Once the messages under way are handled.
+  void expect_soon(std::uint64_t remote::RemoteStats::* count, std::uint64_t value) {
     auto const deadline = std::chrono::steady_clock::now() + 20s;
-    while (victim_->remote_stats().landing_bytes_lent != bytes &&
-           std::chrono::steady_clock::now() < deadline) {
+    while (victim_->remote_stats().*count != value && std::chrono::steady_clock::now() < deadline) {
       std::this_thread::yield();
     }
-    EXPECT_EQ(victim_->remote_stats().landing_bytes_lent, bytes);
+    EXPECT_EQ(victim_->remote_stats().*count, value);
   }
 
   void meet() { ASSERT_EQ(peer_->hello(victim_->worker_id()).error, std::nullopt); }
