@@ -3,73 +3,25 @@
 // The disk tier over two processes: reopened by another one, killed in the middle of an offload.
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "integration/tier.hpp"
+#include "kvbm/testing/child_process.hpp"
 #include "support/test_program.hpp"
-
-extern char** environ;
 
 namespace kvbm::testing {
 namespace {
 
-/// A child whose output can be read.
-class Child {
- public:
-  explicit Child(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), test_program(KVBM_TIER_PROCESS));
-    std::vector<char*> pointers;
-    for (auto& argument : arguments) {
-      pointers.push_back(argument.data());
-    }
-    pointers.push_back(nullptr);
-    std::array<int, 2> ends{};
-    if (pipe2(ends.data(), O_CLOEXEC) != 0) { throw std::runtime_error("pipe2"); }
-    output_ = ends[0];
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-    int const error =
-        posix_spawn(&pid_, pointers.front(), &actions, nullptr, pointers.data(), environ);
-    posix_spawn_file_actions_destroy(&actions);
-    close(ends[1]);
-    if (error != 0) { throw std::runtime_error("posix_spawn: " + describe_errno(error)); }
-  }
-  ~Child() {
-    kill_now();
-    if (!is_reaped_) { wait(); }
-    close(output_);
-  }
-  Child(Child const&) = delete;
-  Child& operator=(Child const&) = delete;
-
-  /// The next byte of its output; 0 when it is gone.
-  char next() {
-    char what = 0;
-    return read(output_, &what, 1) == 1 ? what : '\0';
-  }
-  void kill_now() {
-    if (!is_reaped_) { kill(pid_, SIGKILL); }
-  }
-  /// What waitpid says of its end.
-  int wait() {
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    is_reaped_ = true;
-    return status;
-  }
-
- private:
-  pid_t pid_ = 0;
-  int output_ = -1;
-  bool is_reaped_ = false;
-};
+/// The other process, with these arguments.
+std::vector<std::string> tier_process(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), test_program(KVBM_TIER_PROCESS));
+  return arguments;
+}
 
 class TierProcess : public ::testing::TestWithParam<LayoutShape> {
  protected:
@@ -96,12 +48,12 @@ TEST_P(TierProcess, BlocksAreReadByALaterProcess) {
     auto const cache = make_cache(manager);
     write_all_blocks(cache, 42);
     move_blocks(manager, cache, first_blocks(kTierBlocks), tier, first_blocks(kTierBlocks)).wait();
-    int const busy = Child({"check", path().string(), "42"}).wait();
+    int const busy = LineProcess(tier_process({"check", path().string(), "42"})).wait();
     EXPECT_TRUE(WIFEXITED(busy) && WEXITSTATUS(busy) == 1) << "opened twice: " << busy;
   }
-  int const right = Child({"check", path().string(), "42"}).wait();
+  int const right = LineProcess(tier_process({"check", path().string(), "42"})).wait();
   EXPECT_TRUE(WIFEXITED(right) && WEXITSTATUS(right) == 0) << right;
-  int const wrong = Child({"check", path().string(), "43"}).wait();
+  int const wrong = LineProcess(tier_process({"check", path().string(), "43"})).wait();
   EXPECT_TRUE(WIFEXITED(wrong) && WEXITSTATUS(wrong) == 4) << "the check sees nothing: " << wrong;
 }
 
@@ -116,11 +68,11 @@ TEST_P(TierProcess, KilledWhileOffloadingLeavesEveryBlockOldNewOrReported) {
     std::uint64_t begun = 0;
     std::uint64_t done = 0;
     {
-      Child child({"rewrite", path().string()});
+      LineProcess child(tier_process({"rewrite", path().string()}));
       for (char what = child.next(); what != '\0'; what = child.next()) {
         begun += what == 'B';
         done += what == 'D';
-        if (begun == kill_at) { child.kill_now(); }
+        if (begun == kill_at) { child.send_signal(SIGKILL); }
       }
       ASSERT_TRUE(WIFSIGNALED(child.wait()));
     }

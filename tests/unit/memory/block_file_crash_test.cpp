@@ -1,45 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/file.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#include <array>
-#include <cerrno>
 
 #include "block_file_fixture.hpp"
+#include "kvbm/testing/child_process.hpp"
 #include "memory/file_handle.hpp"
 #include "support/test_program.hpp"
-
-extern char** environ;
 
 namespace kvbm::memory::test {
 namespace {
 
 constexpr std::uint64_t kExtents = 32;
 constexpr std::uint64_t kBatch = 8;
-
-class Pipe {
- public:
-  Pipe() {
-    if (pipe2(ends_.data(), O_CLOEXEC) != 0) { throw std::runtime_error("pipe2"); }
-  }
-  ~Pipe() {
-    close_end(0);
-    close_end(1);
-  }
-  Pipe(Pipe const&) = delete;
-  Pipe& operator=(Pipe const&) = delete;
-  [[nodiscard]] int end(std::size_t i) const { return ends_.at(i); }
-  void close_end(std::size_t i) {
-    if (ends_.at(i) >= 0) { ::close(std::exchange(ends_.at(i), -1)); }
-  }
-
- private:
-  std::array<int, 2> ends_{-1, -1};
-};
 
 class BlockFileCrash : public BlockFileTest {
  protected:
@@ -50,40 +24,19 @@ class BlockFileCrash : public BlockFileTest {
 
   // Runs the writer and kills it once its n-th batch is under way.
   Progress kill_in_batch(std::uint64_t n) const {
-    Pipe out;
-    std::string const file = path().string();
-    std::string const engine(to_string(GetParam().engine));
-    std::string const batch = std::to_string(kBatch);
-    std::string const direct = GetParam().direct ? "1" : "0";
-    std::string const writer = testing::test_program(KVBM_CRASH_WRITER);
-    std::array<char const*, 6> const arguments{writer.c_str(), file.c_str(),  engine.c_str(),
-                                               direct.c_str(), batch.c_str(), nullptr};
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, out.end(1), STDOUT_FILENO);
-    pid_t child = 0;
-    int const error = posix_spawn(&child, writer.c_str(), &actions, nullptr,
-                                  const_cast<char* const*>(arguments.data()), environ);
-    posix_spawn_file_actions_destroy(&actions);
-    if (error != 0) { throw std::runtime_error("posix_spawn: " + describe_errno(error)); }
-    out.close_end(1);
-
+    testing::LineProcess writer({testing::test_program(KVBM_CRASH_WRITER), path().string(),
+                                 std::string(to_string(GetParam().engine)),
+                                 GetParam().direct ? "1" : "0", std::to_string(kBatch)});
     Progress progress;
     std::uint64_t started = 0;
-    char what = 0;
-    bool killed = false;
-    while (::read(out.end(0), &what, 1) == 1) {  // until the child is gone
+    for (char what = writer.next(); what != '\0'; what = writer.next()) {
       progress.begun += what == 'B';
       progress.done += what == 'D';
       started += what == 'S';
-      if (started == n && !killed) {
-        killed = true;
-        kill(child, SIGKILL);
-      }
+      if (started == n) { writer.send_signal(SIGKILL); }
     }
-    int status = 0;
-    waitpid(child, &status, 0);
-    EXPECT_TRUE(killed && WIFSIGNALED(status)) << "the writer ended by itself: " << status;
+    int const status = writer.wait();
+    EXPECT_TRUE(WIFSIGNALED(status)) << "the writer ended by itself: " << status;
     wait_for_lock();
     return progress;
   }

@@ -84,20 +84,13 @@ class MotoServer {
     process_ =
         std::make_unique<testing::ChildProcess>("/bin/sh", std::vector<std::string>{"-c", command});
     auto const give_up = std::chrono::steady_clock::now() + std::chrono::seconds(120);
-    while (std::chrono::steady_clock::now() < give_up && is_running()) {
+    while (std::chrono::steady_clock::now() < give_up && process_->is_running()) {
       auto const answer =
           http_ask("GET", endpoint_ + "/moto-api/data.json", {}, std::chrono::milliseconds(5000));
       if (answer.status == 200) { return true; }
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
     return false;
-  }
-
-  [[nodiscard]] bool is_running() const {
-    siginfo_t info{};
-    return waitid(P_PID, static_cast<id_t>(process_->pid()), &info, WEXITED | WNOWAIT | WNOHANG) ==
-               0 &&
-           info.si_pid == 0;
   }
 
   testing::TempFolder folder_;

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <chrono>
 #include <filesystem>
 #include <memory>
@@ -13,8 +9,9 @@
 #include <thread>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/testing/child_process.hpp"
+#include "kvbm/testing/object_server.hpp"
 #include "unit/remote/exchange_places.hpp"
-#include "unit/remote/exchange_process.hpp"
 
 namespace kvbm::remote::test {
 
@@ -49,26 +46,13 @@ class EtcdServer {
   }
 
   [[nodiscard]] std::string const& endpoint() const { return endpoint_; }
-  void signal(int number) const { ::kill(process_->pid(), number); }
+  void signal(int number) const { process_->send_signal(number); }
 
  private:
   static constexpr char const* kProgram = "/usr/bin/etcd";
 
-  static int free_port() {
-    int const fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t bytes = sizeof address;
-    bool const works = bind(fd, reinterpret_cast<sockaddr*>(&address), bytes) == 0 &&
-                       getsockname(fd, reinterpret_cast<sockaddr*>(&address), &bytes) == 0;
-    close(fd);
-    if (!works) { throw std::runtime_error("no free port"); }
-    return ntohs(address.sin_port);
-  }
-
   bool start() {
-    std::string const port = std::to_string(free_port());
+    std::string const port = std::to_string(testing::closed_port());
     endpoint_ = "http://127.0.0.1:" + port;
     std::string const folder = (folder_ / port).string();
     std::string const none = "http://127.0.0.1:0";  // no peers
@@ -78,7 +62,8 @@ class EtcdServer {
         folder + " --listen-client-urls " + endpoint_ + " --advertise-client-urls " + endpoint_ +
         " --listen-peer-urls " + none + " --initial-advertise-peer-urls " + none +
         " --initial-cluster test=" + none + " > " + folder + ".log 2>&1";
-    process_ = std::make_unique<LineProcess>(std::vector<std::string>{"/bin/sh", "-c", command});
+    process_ =
+        std::make_unique<testing::LineProcess>(std::vector<std::string>{"/bin/sh", "-c", command});
     EtcdExchangeOptions options;
     options.endpoints = {endpoint_};
     auto const exchange = make_etcd_exchange(options);
@@ -94,7 +79,7 @@ class EtcdServer {
 
   testing::TempFolder folder_;
   std::string endpoint_;
-  std::unique_ptr<LineProcess> process_;
+  std::unique_ptr<testing::LineProcess> process_;
 };
 
 class EtcdPlace {

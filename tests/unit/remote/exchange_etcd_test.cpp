@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/testing/child_process.hpp"
 #include "remote/etcd_client.hpp"
 #include "remote/etcd_store.hpp"
 #include "support/test_program.hpp"
@@ -60,9 +61,9 @@ class EtcdExchange : public ::testing::Test {
     store_.emplace(*client_, place_->prefix());
   }
   std::shared_ptr<MetadataExchange> exchange() { return place_->owner(); }
-  LineProcess peer() {
-    return LineProcess({testing::test_program(KVBM_EXCHANGE_PEER), "etcd",
-                        EtcdServer::shared().endpoint(), place_->prefix(), kLeaseSeconds});
+  testing::LineProcess peer() {
+    return testing::LineProcess({testing::test_program(KVBM_EXCHANGE_PEER), "etcd",
+                                 EtcdServer::shared().endpoint(), place_->prefix(), kLeaseSeconds});
   }
   std::vector<std::string> all_keys() { return client_->keys(place_->prefix(), "", 1000); }
 
@@ -95,8 +96,7 @@ TEST_F(EtcdExchange, AnEntryLivesAsLongAsItsProcess) {
     ASSERT_EQ(here->fetch("worker", 0ms), make_blob(3000, 5));
     std::this_thread::sleep_for(50ms);
   }
-  there.kill_now();
-  there.reap();
+  there.stop();
   EXPECT_TRUE(becomes([&] { return here->list().empty(); }));
   error_of([&] { here->fetch("worker", 0ms); }, ErrorCode::Timeout);
   EXPECT_THAT(all_keys(), IsEmpty());
@@ -105,8 +105,7 @@ TEST_F(EtcdExchange, AnEntryLivesAsLongAsItsProcess) {
 TEST_F(EtcdExchange, AWorkerThatIsStartedAgainWaitsForItsFormerEntryToEnd) {
   auto there = peer();
   ASSERT_EQ(there.ask("publish worker 10 5"), "ok");
-  there.kill_now();
-  there.reap();
+  there.stop();
   auto options = place_->options();
   options.name_timeout = kPatience;
   auto const again = make_etcd_exchange(options);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 
@@ -14,10 +15,10 @@
 #include <iterator>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/testing/child_process.hpp"
 #include "remote/exchange_file.hpp"
 #include "support/test_program.hpp"
 #include "unit/remote/exchange_places.hpp"
-#include "unit/remote/exchange_process.hpp"
 
 namespace kvbm::remote::test {
 namespace {
@@ -38,8 +39,8 @@ class FolderExchange : public ::testing::Test {
     return folder_ / ("worker-" + name + ".meta");
   }
   std::shared_ptr<MetadataExchange> exchange() { return make_folder_exchange(path()); }
-  LineProcess peer() {
-    return LineProcess({testing::test_program(KVBM_EXCHANGE_PEER), "folder", path()});
+  testing::LineProcess peer() {
+    return testing::LineProcess({testing::test_program(KVBM_EXCHANGE_PEER), "folder", path()});
   }
   [[nodiscard]] std::vector<char> content_of(std::string const& name) const {
     std::ifstream file(file_of(name), std::ios::binary);
@@ -127,12 +128,12 @@ TEST_F(FolderExchange, WhatAKilledProcessLeftCountsAsAbsentAndMayBeReplaced) {
   auto there = peer();
   ASSERT_EQ(there.ask("publish worker 10 5"), "ok");
   EXPECT_THAT(here->list(), ElementsAre("worker"));
-  there.kill_now();
+  there.send_signal(SIGKILL);
   // Dead, though not yet reaped, or soon so: a zombie counts as gone.
   siginfo_t info{};
   ASSERT_EQ(waitid(P_PID, static_cast<id_t>(there.pid()), &info, WEXITED | WNOWAIT), 0);
   EXPECT_THAT(here->list(), IsEmpty());
-  there.reap();
+  there.wait();
   EXPECT_THAT(here->list(), IsEmpty());
   EXPECT_THAT(error_of([&] { here->fetch("worker", 20ms); }, ErrorCode::Timeout),
               HasSubstr("a process that is gone"));

@@ -3,16 +3,17 @@
 // What only the exchange over TCP does: strangers, silence, garbage, names among peers.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <chrono>
 #include <fstream>
 #include <future>
 
 #include "kvbm/core/error.hpp"
+#include "kvbm/testing/child_process.hpp"
 #include "remote/tcp_stream.hpp"
 #include "support/test_program.hpp"
 #include "unit/remote/exchange_places.hpp"
-#include "unit/remote/exchange_process.hpp"
 #include "unit/remote/raw_server.hpp"
 
 namespace kvbm::remote::test {
@@ -255,7 +256,7 @@ TEST_F(ExchangeOverTcp, FindsPeersThatAreAddedOrStartWhileItWaits) {
 
 TEST_F(ExchangeOverTcp, CrossesProcesses) {
   auto const here = make_tcp_exchange(serving());
-  LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp", here->address()});
+  testing::LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp", here->address()});
   std::string const answer = there.ask("address");
   ASSERT_THAT(answer, StartsWith("ok 127.0.0.1:"));
   here->add_peer(answer.substr(3));
@@ -266,15 +267,14 @@ TEST_F(ExchangeOverTcp, CrossesProcesses) {
   EXPECT_EQ(there.ask("list"), "ok here there");
   EXPECT_THAT(there.ask("publish here 1 1"), StartsWith("error AlreadyExists"));
   error_of([&] { here->publish("there", {}); }, ErrorCode::AlreadyExists);
-  there.kill_now();
-  there.reap();
+  there.stop();
   EXPECT_THAT(here->list(), ElementsAre("here"));
   here->publish("there", make_blob(7, 7));
   EXPECT_EQ(here->fetch("there", kPatience), make_blob(7, 7));
 }
 
 TEST_F(ExchangeOverTcp, AStoppedPeerCostsNoMoreThanTheTimeout) {
-  LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp"});
+  testing::LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp"});
   std::string const address = there.ask("address").substr(3);
   ASSERT_EQ(there.ask("publish there 1000 5"), "ok");
   auto options = asking({address});
@@ -283,11 +283,11 @@ TEST_F(ExchangeOverTcp, AStoppedPeerCostsNoMoreThanTheTimeout) {
   options.io_timeout = 200ms;
   auto const hasty = make_tcp_exchange(options);
   EXPECT_THAT(patient->list(), ElementsAre("there"));
-  ASSERT_EQ(::kill(there.pid(), SIGSTOP), 0);
+  there.send_signal(SIGSTOP);
   EXPECT_THAT(hasty->list(), IsEmpty());
   EXPECT_THAT(error_of([&] { hasty->fetch("there", 300ms); }, ErrorCode::Timeout),
               HasSubstr(address));
-  ASSERT_EQ(::kill(there.pid(), SIGCONT), 0);
+  there.send_signal(SIGCONT);
   EXPECT_EQ(hasty->fetch("there", kPatience), make_blob(1000, 5));
 }
 
