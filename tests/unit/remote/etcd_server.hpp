@@ -46,7 +46,6 @@ class EtcdServer {
   }
 
   [[nodiscard]] std::string const& endpoint() const { return endpoint_; }
-  void signal(int number) const { process_->send_signal(number); }
 
  private:
   static constexpr char const* kProgram = "/usr/bin/etcd";
