@@ -309,7 +309,7 @@ Estimate packed_remote(ChoiceInput const& input) {
   constexpr double kBatchBytes = 4 << 20;
   constexpr double kHopsPerOrder = 4;
   double const orders = std::ceil(total_bytes(input) / kBatchBytes);
-  // The peer's copy does not overlap with the wire, ours does.
+  // As if the peer's copy did not overlap with the wire: where few CPUs do all of it, it does not.
   return {kStrategy,
           std::max(wire, staging) + staging + std::min(wire, staging) / 4 +
               (2 + orders * kHopsPerOrder) * costs_of(input).remote_image_latency,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "kvbm/core/checked.hpp"
@@ -64,6 +65,7 @@ Pipeline::Pipeline(TransferJob& job, PipelineResources& resources, Strategy stra
   plan_path(strategy);
   plan_batches();
   plan_copies();
+  if (strategy == Strategy::DirectStorage) { open_direct_storage(); }
 }
 
 void Pipeline::plan_path(Strategy strategy) {
@@ -95,26 +97,25 @@ void Pipeline::plan_path(Strategy strategy) {
   }
   stations_.push_back({pair.dst, selection.dst_heads, job_.dst_blocks(), {}, false, {}});
   if (stations_.size() == 2 && !reads() && !writes()) { hop_strategy_ = strategy; }
-  if (strategy == Strategy::DirectStorage) { open_direct_storage(); }
   plan_extents();
 }
 
 void Pipeline::open_direct_storage() {
   Station const& memory = reads() ? stations_.back() : stations_.front();
   auto& storage = job_.context().device_storage(memory.layout.device_id());
-  for (auto& queue : storage_queues_) {
-    queue = storage.make_queue();
+  for (std::size_t slot = 0; slot < num_slots_; ++slot) {
+    storage_queues_[slot] = storage.make_queue();
   }
 }
 
-memory::ExtentQueue& Pipeline::read_queue(std::size_t half, Station const& stored) {
-  return storage_queues_[half] != nullptr ? *storage_queues_[half]
-                                          : resources_.read_queue(half, *stored.store());
+memory::ExtentQueue& Pipeline::read_queue(std::size_t slot, Station const& stored) {
+  return storage_queues_[slot] != nullptr ? *storage_queues_[slot]
+                                          : resources_.read_queue(slot, *stored.store());
 }
 
-memory::ExtentQueue& Pipeline::write_queue(std::size_t half, Station const& stored) {
-  return storage_queues_[half] != nullptr ? *storage_queues_[half]
-                                          : resources_.write_queue(half, *stored.store());
+memory::ExtentQueue& Pipeline::write_queue(std::size_t slot, Station const& stored) {
+  return storage_queues_[slot] != nullptr ? *storage_queues_[slot]
+                                          : resources_.write_queue(slot, *stored.store());
 }
 
 void Pipeline::plan_extents() {
@@ -152,8 +153,8 @@ void Pipeline::add_bounce() {
                   false,
                   {}};
   auto const middle = bounce.block_ids.begin() + static_cast<std::ptrdiff_t>(half);
-  station.halves[0].assign(bounce.block_ids.begin(), middle);
-  station.halves[1].assign(middle, bounce.block_ids.end());
+  station.slots[0].assign(bounce.block_ids.begin(), middle);
+  station.slots[1].assign(middle, bounce.block_ids.end());
   stations_.push_back(std::move(station));
 }
 
@@ -166,35 +167,44 @@ void Pipeline::plan_batches() {
     ++num_stagings;
     per_block = std::max(per_block, staging_bytes_per_block(station.layout));
   }
-  // Straight from memory to memory nothing goes on meanwhile: halves would only cost.
-  bool const direct = stations_.size() == 2;
-  num_halves_ = num_blocks > 1 && !(direct && job_.state().remote) ? 2 : 1;
+  bool const has_image =
+      std::any_of(stations_.begin(), stations_.end(), [](Station const& s) { return s.is_image; });
   std::size_t const wanted = (num_blocks + kWantedBatches - 1) / kWantedBatches;
   bool const has_objects = std::any_of(stations_.begin(), stations_.end(), [](Station const& s) {
     return s.layout.storage_kind() == memory::StorageKind::Object;
   });
   std::size_t const at_least =
       std::max<std::size_t>(1, (has_objects ? kMinObjectBatchBytes : kMinBatchBytes) / per_block);
-  std::size_t const at_most = std::max<std::size_t>(
-      1, resources_.staging_bytes() / std::max<std::size_t>(1, num_stagings) / 2 / per_block);
-  batch_blocks_ = std::min({std::max(wanted, at_least), at_most, num_blocks});
+  std::size_t const room =
+      resources_.staging_bytes() / std::max<std::size_t>(1, num_stagings) / per_block;
+  // Straight from memory to memory nothing goes on meanwhile: slots would only cost. An image is
+  // copied by the peer, moved, and copied by us, and over CMA no order gets through while bytes
+  // move: with two slots the wire would often have none that is ready.
+  bool const direct = stations_.size() == 2 && job_.state().remote;
+  num_slots_ = num_blocks == 1 || direct ? 1 : 2;
+  if (num_slots_ == 2 && has_image) {
+    std::size_t const least = std::max<std::size_t>(1, std::min(at_least, room / kMaxSlots));
+    num_slots_ = std::clamp<std::size_t>(num_blocks / least, 2, kMaxSlots);
+  }
+  batch_blocks_ = std::min(
+      {std::max(wanted, at_least), std::max<std::size_t>(1, room / num_slots_), num_blocks});
   for (auto const& station : stations_) {
     if (!station.is_image) { continue; }
-    std::uint64_t const slots = station.layout.config().num_blocks();
-    if (slots < 2) { num_halves_ = 1; }
-    batch_blocks_ = std::min<std::size_t>(batch_blocks_, slots / num_halves_);
+    std::uint64_t const lent = station.layout.config().num_blocks();
+    num_slots_ = std::min<std::uint64_t>(num_slots_, lent);
+    batch_blocks_ = std::min<std::size_t>(batch_blocks_, lent / num_slots_);
   }
   for (auto const& station : stations_) {
-    if (station.halves[0].empty()) { continue; }  // only the bounce buffer has blocks by now
-    if (station.halves[1].empty()) { num_halves_ = 1; }
-    batch_blocks_ = std::min(
-        batch_blocks_, num_halves_ == 1 ? station.halves[0].size() : station.halves[1].size());
+    if (station.slots[0].empty()) { continue; }  // only the bounce buffer has blocks by now
+    if (station.slots[1].empty()) { num_slots_ = 1; }
+    batch_blocks_ = std::min(batch_blocks_,
+                             num_slots_ == 1 ? station.slots[0].size() : station.slots[1].size());
   }
   allocate_staging();
 }
 
 void Pipeline::allocate_staging() {
-  std::uint64_t const num_blocks = num_halves_ * batch_blocks_;
+  std::uint64_t const num_blocks = num_slots_ * batch_blocks_;
   std::uint64_t total = 0;
   std::vector<std::uint64_t> offsets;
   for (auto const& station : stations_) {
@@ -211,9 +221,9 @@ void Pipeline::allocate_staging() {
     if (station.is_padded) {
       station.layout = make_staging(station.layout, num_blocks, memory.subspan(*offset++));
     }
-    for (std::size_t half = 0; half < num_halves_; ++half) {
+    for (std::size_t slot = 0; slot < num_slots_; ++slot) {
       for (std::size_t i = 0; i < batch_blocks_; ++i) {
-        station.halves[half].push_back(static_cast<BlockId>(half * batch_blocks_ + i));
+        station.slots[slot].push_back(static_cast<BlockId>(slot * batch_blocks_ + i));
       }
     }
   }
@@ -243,11 +253,11 @@ std::optional<Pipeline::Batch> Pipeline::batch(std::size_t number) const {
   std::size_t const first = number * batch_blocks_;
   std::size_t const num_blocks = job_.src_blocks().size();
   if (first >= num_blocks) { return std::nullopt; }
-  return Batch{first, std::min(batch_blocks_, num_blocks - first), number % num_halves_};
+  return Batch{first, std::min(batch_blocks_, num_blocks - first), number % num_slots_};
 }
 
 std::span<BlockId const> Pipeline::ids(Station const& station, Batch const& batch) const {
-  return station.list.empty() ? std::span(station.halves[batch.half]).first(batch.count)
+  return station.list.empty() ? std::span(station.slots[batch.slot]).first(batch.count)
                               : station.list.subspan(batch.first, batch.count);
 }
 
@@ -268,32 +278,32 @@ void Pipeline::append_extents(Station const& stored, Station const& memory, Batc
 
 void Pipeline::start_read(Station const& stored, Station const& memory, Batch const& batch) {
   if (stored.is_remote) {
-    reading_[batch.half].clear();
+    reading_[batch.slot].clear();
     start_move(batch);
     return;
   }
   io_.clear();
-  auto& reading = reading_[batch.half];
+  auto& reading = reading_[batch.slot];
   reading.clear();
   for (std::size_t position = batch.first; position < batch.first + batch.count; ++position) {
     if (!alive_[position]) { continue; }
     reading.push_back(position);
     append_extents(stored, memory, batch, position);
   }
-  read_queue(batch.half, stored).start_read(stored.store(), io_);
+  read_queue(batch.slot, stored).start_read(stored.store(), io_);
 }
 
 void Pipeline::finish_read(Batch const& batch, bool missing_is_empty) {
   if (!missing_is_empty && stations_.front().is_remote) {
-    finish_move(batch.half, reading_[batch.half]);
+    finish_move(batch.slot, reading_[batch.slot]);
     return;
   }
   Station const& stored = missing_is_empty ? stations_.back() : stations_.front();
-  auto const errors = read_queue(batch.half, stored).finish();
+  auto const errors = read_queue(batch.slot, stored).finish();
   std::size_t const per_block = stored.extents.size();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] == nullptr) { continue; }
-    std::size_t const position = reading_[batch.half][i / per_block];
+    std::size_t const position = reading_[batch.slot][i / per_block];
     if (missing_is_empty && is_never_written(errors[i])) {
       zero_missing(stations_[stations_.size() - 2], batch, position,
                    stations_.back().extents[i % per_block]);
@@ -338,37 +348,37 @@ void Pipeline::start_write(Batch const& batch) {
   Station const& stored = stations_.back();
   Station const& memory = stations_[stations_.size() - 2];
   if (stored.is_remote) {
-    write_end_[batch.half] = batch.first + batch.count;
+    write_end_[batch.slot] = batch.first + batch.count;
     start_move(batch);
     return;
   }
   io_.clear();
-  auto& writing = writing_[batch.half];
+  auto& writing = writing_[batch.slot];
   for (std::size_t position = batch.first; position < batch.first + batch.count; ++position) {
     if (!alive_[position]) { continue; }
     writing.push_back(position);
     append_extents(stored, memory, batch, position);
   }
-  write_end_[batch.half] = batch.first + batch.count;
-  write_queue(batch.half, stored).start_write(stored.store(), io_);
+  write_end_[batch.slot] = batch.first + batch.count;
+  write_queue(batch.slot, stored).start_write(stored.store(), io_);
 }
 
-void Pipeline::finish_write(std::size_t half) {
-  if (write_end_[half] == 0) { return; }
+void Pipeline::finish_write(std::size_t slot) {
+  if (write_end_[slot] == 0) { return; }
   if (stations_.back().is_remote) {
-    finish_move(half, writing_[half]);
-    writing_[half].clear();
-    num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
+    finish_move(slot, writing_[slot]);
+    writing_[slot].clear();
+    num_done_ = std::max(num_done_, std::exchange(write_end_[slot], 0));
     return;
   }
-  auto const errors = write_queue(half, stations_.back()).finish();
+  auto const errors = write_queue(slot, stations_.back()).finish();
   for (std::size_t i = 0; i < errors.size(); ++i) {
     if (errors[i] != nullptr) {
-      fail(writing_[half][i / stations_.back().extents.size()], errors[i]);
+      fail(writing_[slot][i / stations_.back().extents.size()], errors[i]);
     }
   }
-  writing_[half].clear();
-  num_done_ = std::max(num_done_, std::exchange(write_end_[half], 0));
+  writing_[slot].clear();
+  num_done_ = std::max(num_done_, std::exchange(write_end_[slot], 0));
 }
 
 void Pipeline::fail(std::size_t position, std::exception_ptr error) {
@@ -378,19 +388,22 @@ void Pipeline::fail(std::size_t position, std::exception_ptr error) {
 }
 
 void Pipeline::run() {
-  if (reads()) { start_read(stations_[0], stations_[1], *batch(0)); }
+  std::size_t next_read = 0;
   for (std::size_t number = 0; auto const current = batch(number); ++number) {
     if (job_.should_stop()) {
-      if (reads()) { abandon_read(current->half); }
+      for (; number < next_read; ++number) {
+        abandon_read(batch(number)->slot);
+      }
       break;
     }
-    auto const next = batch(number + 1);
-    if (reads() && next && num_halves_ == 2) {
-      if (shared_staging_) { finish_write(next->half); }
+    for (; reads() && next_read < number + num_slots_; ++next_read) {
+      auto const next = batch(next_read);
+      if (!next) { break; }
+      if (shared_staging_) { finish_write(next->slot); }
       start_read(stations_[0], stations_[1], *next);
     }
     if (reads()) { finish_read(*current, false); }
-    if (writes() && !shared_staging_) { finish_write(current->half); }
+    if (writes() && !shared_staging_) { finish_write(current->slot); }
     if (partial_write_) {
       start_read(stations_.back(), stations_[stations_.size() - 2], *current);
       finish_read(*current, true);
@@ -401,24 +414,24 @@ void Pipeline::run() {
     } else {
       num_done_ = current->first + current->count;
     }
-    if (num_halves_ == 1) {
-      finish_write(0);
-      if (reads() && next) { start_read(stations_[0], stations_[1], *next); }
-    }
   }
-  // In the order of their batches, so that num_done() grows.
-  bool const zero_first = write_end_[0] < write_end_[1];
-  finish_write(zero_first ? 0 : 1);
-  finish_write(zero_first ? 1 : 0);
+  // In the order of their batches: what num_done() tells has ended.
+  std::array<std::size_t, kMaxSlots> slots{};
+  std::iota(slots.begin(), slots.end(), 0);
+  std::sort(slots.begin(), slots.end(),
+            [this](std::size_t a, std::size_t b) { return write_end_[a] < write_end_[b]; });
+  for (std::size_t const slot : slots) {
+    finish_write(slot);
+  }
 }
 
-void Pipeline::abandon_read(std::size_t half) {
+void Pipeline::abandon_read(std::size_t slot) {
   if (!stations_.front().is_remote) {
-    static_cast<void>(read_queue(half, stations_.front()).finish());
+    static_cast<void>(read_queue(slot, stations_.front()).finish());
     return;
   }
   try {
-    resources_.wire_queue(half).finish();
+    resources_.wire_queue(slot).finish();
   } catch (std::exception const&) {  // the transfer was stopped, and that is what it fails with
   }
 }

@@ -23,8 +23,8 @@ inline constexpr std::uint64_t kMinBatchBytes = std::uint64_t{4} << 20U;
 inline constexpr std::uint64_t kMinObjectBatchBytes = std::uint64_t{16} << 20U;
 
 /// Moves blocks along a path of stations in batches: a store (file or objects) or memory at either
-/// end, staging or a bounce buffer between. Hops overlap: while one half of the staging blocks is
-/// read or written, the other one is copied. A store at the end is written in whole extents; where
+/// end, staging or a bounce buffer between. Hops overlap: while one slot of the staging blocks is
+/// read or written, another one is copied. A store at the end is written in whole extents; where
 /// the transfer changes only a part of them they are read first. A peer's memory at either end is
 /// read and written over its wire. Without either it is a path between memories that can be stopped
 /// from batch to batch.
@@ -50,13 +50,13 @@ class Pipeline {
  private:
   struct Station {
     layout::PhysicalLayout layout;
-    IndexRange heads;                            ///< of this station's heads
-    std::span<BlockId const> list;               ///< ends: the transfer's own ids
-    std::array<std::vector<BlockId>, 2> halves;  ///< between: ids of either half
-    bool is_padded = false;                      ///< extents may be touched up to kFileAlignment
-    std::vector<std::uint32_t> extents;          ///< of a store's block, those the layers touch
-    bool is_remote = false;  ///< a peer's memory: its blocks or an image of them
-    bool is_image = false;   ///< landing memory: the peer copies on
+    IndexRange heads;                                   ///< of this station's heads
+    std::span<BlockId const> list;                      ///< ends: the transfer's own ids
+    std::array<std::vector<BlockId>, kMaxSlots> slots;  ///< between: ids of each slot
+    bool is_padded = false;              ///< extents may be touched up to kFileAlignment
+    std::vector<std::uint32_t> extents;  ///< of a store's block, those the layers touch
+    bool is_remote = false;              ///< a peer's memory: its blocks or an image of them
+    bool is_image = false;               ///< landing memory: the peer copies on
     [[nodiscard]] bool is_store() const noexcept { return memory::is_store(layout.storage_kind()); }
     [[nodiscard]] std::shared_ptr<memory::BlockStore> const& store() const {
       return layout.regions().front().store();
@@ -67,7 +67,7 @@ class Pipeline {
   struct Batch {
     std::size_t first = 0;
     std::size_t count = 0;
-    std::size_t half = 0;
+    std::size_t slot = 0;
   };
 
   void add_staging(layout::PhysicalLayout const& like, IndexRange heads);
@@ -85,10 +85,10 @@ class Pipeline {
   void start_read(Station const& stored, Station const& memory, Batch const& batch);
   void finish_read(Batch const& batch, bool missing_is_empty);
   /// Waits for a read whose outcome nobody wants any more.
-  void abandon_read(std::size_t half);
+  void abandon_read(std::size_t slot);
   void copy(Batch const& batch);
   void start_write(Batch const& batch);
-  void finish_write(std::size_t half);
+  void finish_write(std::size_t slot);
   void zero_missing(Station const& memory, Batch const& batch, std::size_t position,
                     std::uint32_t number);
   void fail(std::size_t position, std::exception_ptr error);
@@ -102,14 +102,14 @@ class Pipeline {
   /// The living blocks of a batch with the peer's ids, as an order to the peer.
   [[nodiscard]] ImageOrder image_order(Batch const& batch) const;
   void hold_near();
-  void finish_move(std::size_t half, std::vector<std::size_t> const& positions);
+  void finish_move(std::size_t slot, std::vector<std::size_t> const& positions);
 
   [[nodiscard]] bool reads() const { return stations_.front().is_far(); }
   [[nodiscard]] bool writes() const { return stations_.back().is_far(); }
 
-  /// Of the half's reads from, writes to the store at the path's end.
-  [[nodiscard]] memory::ExtentQueue& read_queue(std::size_t half, Station const& stored);
-  [[nodiscard]] memory::ExtentQueue& write_queue(std::size_t half, Station const& stored);
+  /// Of the slot's reads from, writes to the store at the path's end.
+  [[nodiscard]] memory::ExtentQueue& read_queue(std::size_t slot, Station const& stored);
+  [[nodiscard]] memory::ExtentQueue& write_queue(std::size_t slot, Station const& stored);
   void open_direct_storage();
 
   TransferJob& job_;
@@ -123,17 +123,17 @@ class Pipeline {
   std::vector<std::shared_ptr<void const>> exposed_;  ///< a bounce buffer's regions, to the wire
   std::shared_ptr<WireHold> hold_;                    ///< of our end of the wire
   /// GPUDirect Storage's, where it moves the extents; the job's state keeps the file known to it.
-  std::array<std::unique_ptr<memory::ExtentQueue>, 2> storage_queues_;
+  std::array<std::unique_ptr<memory::ExtentQueue>, kMaxSlots> storage_queues_;
   std::exception_ptr move_error_;  ///< of a move on the pipeline's own thread
-  std::size_t num_halves_ = 2;
+  std::size_t num_slots_ = 2;
   std::size_t batch_blocks_ = 1;
   bool partial_write_ = false;
-  bool shared_staging_ = false;                      ///< file to file through one station
-  std::array<std::vector<std::size_t>, 2> reading_;  ///< positions under way, by half
-  std::array<std::vector<std::size_t>, 2> writing_;
-  std::array<std::size_t, 2> write_end_{};  ///< behind the batch under way, by half
-  std::vector<memory::ExtentIo> io_;        ///< reused between batches
-  std::vector<bool> alive_;                 ///< by position
+  bool shared_staging_ = false;                              ///< file to file through one station
+  std::array<std::vector<std::size_t>, kMaxSlots> reading_;  ///< positions under way, by slot
+  std::array<std::vector<std::size_t>, kMaxSlots> writing_;
+  std::array<std::size_t, kMaxSlots> write_end_{};  ///< behind the batch under way, by slot
+  std::vector<memory::ExtentIo> io_;                ///< reused between batches
+  std::vector<bool> alive_;                         ///< by position
   std::size_t num_done_ = 0;
   std::vector<FailedBlock> failed_;
 };

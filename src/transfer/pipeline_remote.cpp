@@ -72,10 +72,10 @@ void Pipeline::add_image() {
   auto const block =
       layout::make_geometry(far.config().with_num_blocks(1), layout::LayoutKind::FullyContiguous,
                             layout::BlockDimension::First, remote.image_format);
-  // Two halves of a batch each; as much as the peer lends at most, and never less than a block.
-  std::uint64_t const half = std::max<std::uint64_t>(1, kMinBatchBytes / block.block_stride);
-  std::uint64_t const wanted =
-      checked_mul(std::min<std::uint64_t>(2 * half, job_.src_blocks().size()), block.block_stride);
+  // Slots of a batch each; as much as the peer lends at most, and never less than a block.
+  std::uint64_t const batch = std::max<std::uint64_t>(1, kMinBatchBytes / block.block_stride);
+  std::uint64_t const wanted = checked_mul(
+      std::min<std::uint64_t>(kMaxSlots * batch, job_.src_blocks().size()), block.block_stride);
   landing_ = remote.peer->borrow_landing(
       std::max(block.block_stride, std::min(wanted, remote.peer->landing_bytes())),
       [this] { return job_.should_stop(); });
@@ -122,7 +122,7 @@ void Pipeline::start_move(Batch const& batch) {
   RemoteSide const& remote = *job_.state().remote;
   bool const from_peer = remote.direction == WireDirection::Read;
   std::size_t const first = from_peer ? 0 : stations_.size() - 2;
-  auto& positions = from_peer ? reading_[batch.half] : writing_[batch.half];
+  auto& positions = from_peer ? reading_[batch.slot] : writing_[batch.slot];
   std::vector<BlockId> from;
   std::vector<BlockId> to;
   auto const from_ids = ids(stations_[first], batch);
@@ -147,8 +147,8 @@ void Pipeline::start_move(Batch const& batch) {
     remote.peer->move(remote.direction, local, far, runs, hold_, stop);
     if (order && !reads_peer) { remote.peer->copy_image(remote.direction, *order, stop); }
   };
-  if (num_halves_ == 2) {
-    resources_.wire_queue(batch.half).start(std::move(move));
+  if (num_slots_ > 1) {
+    resources_.wire_queue(batch.slot).start(std::move(move));
     return;
   }
   try {
@@ -184,8 +184,8 @@ Pipeline::~Pipeline() {
     return;
   }
   std::vector<BlockId> blocks;
-  for (auto const& half : near.halves) {
-    blocks.insert(blocks.end(), half.begin(), half.end());
+  for (auto const& slot : near.slots) {
+    blocks.insert(blocks.end(), slot.begin(), slot.end());
   }
   for (std::size_t position = 0; position < near.list.size(); ++position) {
     if (position >= num_done_ || !alive_[position]) { blocks.push_back(near.list[position]); }
@@ -193,10 +193,10 @@ Pipeline::~Pipeline() {
   hold_->quarantine(job_.context().quarantine_, blocks, job_.description());
 }
 
-void Pipeline::finish_move(std::size_t half, std::vector<std::size_t> const& positions) {
+void Pipeline::finish_move(std::size_t slot, std::vector<std::size_t> const& positions) {
   std::exception_ptr error = std::exchange(move_error_, nullptr);
   try {
-    resources_.wire_queue(half).finish();
+    resources_.wire_queue(slot).finish();
   } catch (...) { error = std::current_exception(); }
   if (error == nullptr) { return; }
   // What was stopped fails with the reason of the stop, not with its consequence.

@@ -58,12 +58,12 @@ memory::ExtentQueue& PipelineResources::ensure(std::unique_ptr<memory::ExtentQue
   return *queue;
 }
 
-memory::ExtentQueue& PipelineResources::read_queue(std::size_t half, memory::BlockStore& store) {
-  return ensure(queues_of(store).read[half], store);
+memory::ExtentQueue& PipelineResources::read_queue(std::size_t slot, memory::BlockStore& store) {
+  return ensure(queues_of(store).read[slot], store);
 }
 
-memory::ExtentQueue& PipelineResources::write_queue(std::size_t half, memory::BlockStore& store) {
-  return ensure(queues_of(store).write[half], store);
+memory::ExtentQueue& PipelineResources::write_queue(std::size_t slot, memory::BlockStore& store) {
+  return ensure(queues_of(store).write[slot], store);
 }
 
 void PipelineResources::expose_staging(Peer& peer) {

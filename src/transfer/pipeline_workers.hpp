@@ -21,8 +21,11 @@
 
 namespace kvbm::transfer {
 
-/// What one pipeline worker keeps between transfers: pinned staging memory and I/O queues, two of
-/// each direction so that one half of a pipeline moves while the other is filled.
+/// Parts of a pipeline's staging that can be on their way at once; most pipelines use two.
+inline constexpr std::size_t kMaxSlots = 4;
+
+/// What one pipeline worker keeps between transfers: pinned staging memory and I/O queues, one of
+/// each direction for every slot, so that one moves while others are filled.
 class PipelineResources {
  public:
   PipelineResources(std::shared_ptr<memory::MemorySource> source, std::uint64_t staging_bytes);
@@ -32,9 +35,9 @@ class PipelineResources {
   std::span<std::byte> staging(std::uint64_t bytes);
   [[nodiscard]] std::uint64_t staging_bytes() const noexcept { return staging_bytes_; }
   /// For stores of this one's family.
-  [[nodiscard]] memory::ExtentQueue& read_queue(std::size_t half, memory::BlockStore& store);
-  [[nodiscard]] memory::ExtentQueue& write_queue(std::size_t half, memory::BlockStore& store);
-  [[nodiscard]] WireQueue& wire_queue(std::size_t half) { return wire_queues_[half]; }
+  [[nodiscard]] memory::ExtentQueue& read_queue(std::size_t slot, memory::BlockStore& store);
+  [[nodiscard]] memory::ExtentQueue& write_queue(std::size_t slot, memory::BlockStore& store);
+  [[nodiscard]] WireQueue& wire_queue(std::size_t slot) { return wire_queues_[slot]; }
   /// Lets the wire to `peer` reach the staging memory. A lane's resources serve one peer.
   void expose_staging(Peer& peer);
   /// What keeps the staging memory and the wire's way to it alive. @pre staging() was called
@@ -50,8 +53,8 @@ class PipelineResources {
   /// stands for alive, so that its address is not given to another one.
   struct FamilyQueues {
     void const* family = nullptr;
-    std::array<std::unique_ptr<memory::ExtentQueue>, 2> read;
-    std::array<std::unique_ptr<memory::ExtentQueue>, 2> write;
+    std::array<std::unique_ptr<memory::ExtentQueue>, kMaxSlots> read;
+    std::array<std::unique_ptr<memory::ExtentQueue>, kMaxSlots> write;
   };
   FamilyQueues& queues_of(memory::BlockStore const& store);
   memory::ExtentQueue& ensure(std::unique_ptr<memory::ExtentQueue>& queue,
@@ -62,7 +65,7 @@ class PipelineResources {
   std::vector<memory::Region> staging_;  ///< none or one
   std::shared_ptr<void const> exposed_;  ///< staging_, to the wire
   std::vector<FamilyQueues> families_;   ///< most recently used last
-  std::array<WireQueue, 2> wire_queues_;
+  std::array<WireQueue, kMaxSlots> wire_queues_;
 };
 
 /// A few named threads that run pipelines, highest priority first, first come first served

@@ -12,7 +12,7 @@ namespace kvbm::transfer {
 /// Runs one piece of work at a time on a thread of its own, which starts with the first.
 ///
 /// Moving over a wire copies in the thread that asks for it (over CMA all of it), so a pipeline
-/// that wants to fill one half of its staging while the other one moves needs a second thread.
+/// that wants to fill one slot of its staging while another one moves needs a second thread.
 /// Threads  for one user; the destructor waits for the work under way.
 class WireQueue {
  public:

@@ -362,6 +362,27 @@ TEST_F(RemoteTest, P13_AFailureOfOurFileLeavesTheOtherBlocks) {
   }
 }
 
+TEST_F(RemoteTest, P13_OfAnImageFourBatchesAreOnTheirWayAtOnce) {
+  auto const config = small_config(60);
+  auto const ours =
+      make_ours(config, contiguous(KvBlockLayout::OperationalNHD), StorageKind::Pinned);
+  auto const theirs = make(config, contiguous(KvBlockLayout::UniversalTP), StorageKind::System);
+  auto const from = first_blocks(60);
+  std::vector<BlockId> const to(from.rbegin(), from.rend());
+  for (bool const to_peer : {true, false}) {
+    SCOPED_TRACE(to_peer ? "to the peer" : "from the peer");
+    write(ours, to_peer ? 1 : 2);
+    write(theirs, to_peer ? 2 : 1);
+    peer_->hold();
+    auto const notification =
+        prepare(ours, theirs, to_peer, with(Strategy::PackedRemote)).submit(from, to);
+    peer_->wait_until_held(4);
+    peer_->release();
+    notification.wait();
+    EXPECT_EQ(count_differences(to_peer ? theirs : ours, to, 1, from), 0U);
+  }
+}
+
 TEST_F(RemoteTest, P14_TwoHundredFromEightThreadsInEveryWayAndDirection) {
   constexpr std::size_t kTransfers = 200;
   constexpr std::size_t kThreads = 8;
