@@ -158,7 +158,7 @@ json WorkerTasks::compare(json const& question) {
   auto const repeat = question.at("repeat").get<std::size_t>();
   auto const budget = question.at("budget").get<double>();
   double spent = 0;
-  // What ran before leaves more or less of the blocks in the caches: nobody always follows the same.
+  // What ran before leaves more or less of the blocks in the caches: none always follows the same.
   std::mt19937 order(1);
   for (std::size_t round = 0; round < repeat && (round == 0 || spent < budget); ++round) {
     std::shuffle(ways.begin(), ways.end(), order);
