@@ -200,13 +200,10 @@ TEST_F(SharedMemoryFaults, AZombieIsDead) {
 TEST_F(SharedMemoryFaults, AStoppedProcessIsAlive) {
   Peer const peer;
   auto const owner = peer.allocate(StorageKind::System, 4096).owner;
-  peer.process.send_signal(SIGSTOP);
-  int status = 0;
-  ASSERT_EQ(waitpid(peer.process.pid(), &status, WUNTRACED), peer.process.pid());
-  ASSERT_TRUE(WIFSTOPPED(status));
+  peer.process.suspend();
   EXPECT_TRUE(ProcessWatch(owner).is_alive());
   EXPECT_TRUE(is_alive_by_stat(owner));
-  peer.process.send_signal(SIGCONT);
+  peer.process.resume();
 }
 
 TEST_F(SharedMemoryFaults, AnotherProcessUnderThePidIsNotTakenForTheOwner) {

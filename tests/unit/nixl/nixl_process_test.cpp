@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What NIXL does with a worker in another process: alive, stopped, killed, started again.
-#include <signal.h>
-#include <sys/wait.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -57,14 +55,8 @@ class Peer {
     process_.channel().send(command);
     return process_.channel().receive<PeerAnswer>();
   }
-  /// Returns when none of its threads runs any more.
-  void pause() const {
-    process_.send_signal(SIGSTOP);
-    int status = 0;
-    ASSERT_EQ(waitpid(process_.pid(), &status, WUNTRACED), process_.pid());
-    ASSERT_TRUE(WIFSTOPPED(status));
-  }
-  void resume() const { process_.send_signal(SIGCONT); }
+  void pause() const { process_.suspend(); }
+  void resume() const { process_.resume(); }
   void kill() { process_.stop(); }
 
  private:

@@ -3,7 +3,6 @@
 // What only the exchange over TCP does: strangers, silence, garbage, names among peers.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 
 #include <chrono>
 #include <fstream>
@@ -283,11 +282,11 @@ TEST_F(ExchangeOverTcp, AStoppedPeerCostsNoMoreThanTheTimeout) {
   options.io_timeout = 200ms;
   auto const hasty = make_tcp_exchange(options);
   EXPECT_THAT(patient->list(), ElementsAre("there"));
-  there.send_signal(SIGSTOP);
+  there.suspend();
   EXPECT_THAT(hasty->list(), IsEmpty());
   EXPECT_THAT(error_of([&] { hasty->fetch("there", 300ms); }, ErrorCode::Timeout),
               HasSubstr(address));
-  there.send_signal(SIGCONT);
+  there.resume();
   EXPECT_EQ(hasty->fetch("there", kPatience), make_blob(1000, 5));
 }
 

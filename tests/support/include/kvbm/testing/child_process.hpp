@@ -68,6 +68,15 @@ class Process {
   void send_signal(int signal) const {
     if (pid_ > 0) { ::kill(pid_, signal); }
   }
+  /// SIGSTOP; returns when none of its threads runs any more.
+  void suspend() const {
+    send_signal(SIGSTOP);
+    int status = 0;
+    if (::waitpid(pid_, &status, WUNTRACED) != pid_ || !WIFSTOPPED(status)) {
+      throw std::runtime_error("a process does not stop");
+    }
+  }
+  void resume() const { send_signal(SIGCONT); }
   /// Kills the process and waits until it is gone, its pid too.
   void stop() {
     send_signal(SIGKILL);
