@@ -202,6 +202,7 @@ class TransferManager::Builder {
   /// Name of this worker's NIXL agent, unique among those that meet; default made of worker_id.
   Builder& agent_name(std::string name);
   /// Host memory that peers may borrow to exchange blocks as dense images; default 64 MiB, 0: none.
+  /// A transfer borrows 16 MiB at most (or four blocks, if those are more), and waits its turn.
   Builder& landing_bytes(std::uint64_t bytes);
   /// Of transfers with peers that name no timeout of their own, and for answers; default 30 s.
   Builder& remote_timeout(std::chrono::nanoseconds timeout);
