@@ -170,8 +170,6 @@ function(kvbm_add_room room)
 endfunction()
 
 # Environment of every test: results as XML beside the build, and what the sanitizers should do.
-# alloc_dealloc_mismatch: the AWS library in NIXL's OBJ plugin frees streams with free() that it made
-# with new, whenever it tries a request again; there is no suppression for a library alone.
 function(_kvbm_test_environment out name)
   set(suppressions "${PROJECT_SOURCE_DIR}/tests/suppressions")
   set(${out}
@@ -179,7 +177,7 @@ function(_kvbm_test_environment out name)
       "GTEST_COLOR=no"
       "KVBM_TEST_SOURCE_DIR=${PROJECT_SOURCE_DIR}"
       "KVBM_TEST_BINARY_DIR=${PROJECT_BINARY_DIR}"
-      "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:alloc_dealloc_mismatch=0"
+      "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1"
       "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
       "LSAN_OPTIONS=suppressions=${suppressions}/lsan.supp:print_suppressions=0"
       "TSAN_OPTIONS=suppressions=${suppressions}/tsan.supp:halt_on_error=1:second_deadlock_stack=1"
