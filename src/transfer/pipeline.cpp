@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <utility>
 
 #include "kvbm/core/checked.hpp"
@@ -158,6 +157,18 @@ void Pipeline::add_bounce() {
   stations_.push_back(std::move(station));
 }
 
+std::size_t Pipeline::wanted_slots(std::size_t min_batch) const {
+  std::size_t const num_blocks = job_.src_blocks().size();
+  // Straight from memory to memory nothing goes on meanwhile: slots would only cost.
+  bool const direct = stations_.size() == 2 && job_.state().remote;
+  if (num_blocks == 1 || direct) { return 1; }
+  // An image is copied by the peer, moved, and copied by us, and over CMA no order gets through
+  // while bytes move: with two slots the wire would often have none that is ready.
+  bool const has_image =
+      std::any_of(stations_.begin(), stations_.end(), [](Station const& s) { return s.is_image; });
+  return has_image ? std::clamp<std::size_t>(num_blocks / min_batch, 2, kMaxSlots) : 2;
+}
+
 void Pipeline::plan_batches() {
   std::size_t const num_blocks = job_.src_blocks().size();
   std::uint64_t per_block = job_.state().plan.bytes_per_block;
@@ -167,8 +178,6 @@ void Pipeline::plan_batches() {
     ++num_stagings;
     per_block = std::max(per_block, staging_bytes_per_block(station.layout));
   }
-  bool const has_image =
-      std::any_of(stations_.begin(), stations_.end(), [](Station const& s) { return s.is_image; });
   std::size_t const wanted = (num_blocks + kWantedBatches - 1) / kWantedBatches;
   bool const has_objects = std::any_of(stations_.begin(), stations_.end(), [](Station const& s) {
     return s.layout.storage_kind() == memory::StorageKind::Object;
@@ -177,15 +186,7 @@ void Pipeline::plan_batches() {
       std::max<std::size_t>(1, (has_objects ? kMinObjectBatchBytes : kMinBatchBytes) / per_block);
   std::size_t const room =
       resources_.staging_bytes() / std::max<std::size_t>(1, num_stagings) / per_block;
-  // Straight from memory to memory nothing goes on meanwhile: slots would only cost. An image is
-  // copied by the peer, moved, and copied by us, and over CMA no order gets through while bytes
-  // move: with two slots the wire would often have none that is ready.
-  bool const direct = stations_.size() == 2 && job_.state().remote;
-  num_slots_ = num_blocks == 1 || direct ? 1 : 2;
-  if (num_slots_ == 2 && has_image) {
-    std::size_t const least = std::max<std::size_t>(1, std::min(at_least, room / kMaxSlots));
-    num_slots_ = std::clamp<std::size_t>(num_blocks / least, 2, kMaxSlots);
-  }
+  num_slots_ = wanted_slots(std::max<std::size_t>(1, std::min(at_least, room / kMaxSlots)));
   batch_blocks_ = std::min(
       {std::max(wanted, at_least), std::max<std::size_t>(1, room / num_slots_), num_blocks});
   for (auto const& station : stations_) {
@@ -388,11 +389,11 @@ void Pipeline::fail(std::size_t position, std::exception_ptr error) {
 }
 
 void Pipeline::run() {
-  std::size_t next_read = 0;
-  for (std::size_t number = 0; auto const current = batch(number); ++number) {
+  std::size_t number = 0;
+  for (std::size_t next_read = 0; auto const current = batch(number); ++number) {
     if (job_.should_stop()) {
-      for (; number < next_read; ++number) {
-        abandon_read(batch(number)->slot);
+      for (std::size_t reading = number; reading < next_read; ++reading) {
+        abandon_read(batch(reading)->slot);
       }
       break;
     }
@@ -415,13 +416,9 @@ void Pipeline::run() {
       num_done_ = current->first + current->count;
     }
   }
-  // In the order of their batches: what num_done() tells has ended.
-  std::array<std::size_t, kMaxSlots> slots{};
-  std::iota(slots.begin(), slots.end(), 0);
-  std::sort(slots.begin(), slots.end(),
-            [this](std::size_t a, std::size_t b) { return write_end_[a] < write_end_[b]; });
-  for (std::size_t const slot : slots) {
-    finish_write(slot);
+  // The oldest first, which the next batch would push out: what num_done() tells has ended.
+  for (std::size_t i = 0; i < num_slots_; ++i) {
+    finish_write((number + i) % num_slots_);
   }
 }
 

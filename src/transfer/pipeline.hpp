@@ -75,6 +75,8 @@ class Pipeline {
   void add_bounce();
   void plan_path(Strategy strategy);
   void plan_extents();
+  /// @param min_batch  blocks of an image's batch that are worth a slot of their own, 1 at least
+  [[nodiscard]] std::size_t wanted_slots(std::size_t min_batch) const;
   void plan_batches();
   void plan_copies();
 

@@ -72,7 +72,7 @@ void Pipeline::add_image() {
   auto const block =
       layout::make_geometry(far.config().with_num_blocks(1), layout::LayoutKind::FullyContiguous,
                             layout::BlockDimension::First, remote.image_format);
-  // Slots of a batch each; as much as the peer lends at most, and never less than a block.
+  // A batch for every slot; as much as the peer lends at most, and never less than a block.
   std::uint64_t const batch = std::max<std::uint64_t>(1, kMinBatchBytes / block.block_stride);
   std::uint64_t const wanted = checked_mul(
       std::min<std::uint64_t>(kMaxSlots * batch, job_.src_blocks().size()), block.block_stride);

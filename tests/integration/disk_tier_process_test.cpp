@@ -17,15 +17,13 @@
 namespace kvbm::testing {
 namespace {
 
-/// The other process, with these arguments.
-std::vector<std::string> tier_process(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), test_program(KVBM_TIER_PROCESS));
-  return arguments;
-}
-
 class TierProcess : public ::testing::TestWithParam<LayoutShape> {
  protected:
   [[nodiscard]] std::filesystem::path path() const { return folder_ / "tier"; }
+  // What another process that reads the tier ends with.
+  [[nodiscard]] int check(std::string const& seed) const {
+    return LineProcess(test_program(KVBM_TIER_PROCESS), {"check", path().string(), seed}).wait();
+  }
   // Writes that were under way keep the lock for the moment that they need to end.
   void wait_for_lock() const {
     int const file = open(path().c_str(), O_RDONLY | O_CLOEXEC);
@@ -48,12 +46,12 @@ TEST_P(TierProcess, BlocksAreReadByALaterProcess) {
     auto const cache = make_cache(manager);
     write_all_blocks(cache, 42);
     move_blocks(manager, cache, first_blocks(kTierBlocks), tier, first_blocks(kTierBlocks)).wait();
-    int const busy = LineProcess(tier_process({"check", path().string(), "42"})).wait();
+    int const busy = check("42");
     EXPECT_TRUE(WIFEXITED(busy) && WEXITSTATUS(busy) == 1) << "opened twice: " << busy;
   }
-  int const right = LineProcess(tier_process({"check", path().string(), "42"})).wait();
+  int const right = check("42");
   EXPECT_TRUE(WIFEXITED(right) && WEXITSTATUS(right) == 0) << right;
-  int const wrong = LineProcess(tier_process({"check", path().string(), "43"})).wait();
+  int const wrong = check("43");
   EXPECT_TRUE(WIFEXITED(wrong) && WEXITSTATUS(wrong) == 4) << "the check sees nothing: " << wrong;
 }
 
@@ -68,7 +66,7 @@ TEST_P(TierProcess, KilledWhileOffloadingLeavesEveryBlockOldNewOrReported) {
     std::uint64_t begun = 0;
     std::uint64_t done = 0;
     {
-      LineProcess child(tier_process({"rewrite", path().string()}));
+      LineProcess child(test_program(KVBM_TIER_PROCESS), {"rewrite", path().string()});
       for (char what = child.next(); what != '\0'; what = child.next()) {
         begun += what == 'B';
         done += what == 'D';

@@ -24,8 +24,8 @@ class BlockFileCrash : public BlockFileTest {
 
   // Runs the writer and kills it once its n-th batch is under way.
   Progress kill_in_batch(std::uint64_t n) const {
-    testing::LineProcess writer({testing::test_program(KVBM_CRASH_WRITER), path().string(),
-                                 std::string(to_string(GetParam().engine)),
+    testing::LineProcess writer(testing::test_program(KVBM_CRASH_WRITER),
+                                {path().string(), std::string(to_string(GetParam().engine)),
                                  GetParam().direct ? "1" : "0", std::to_string(kBatch)});
     Progress progress;
     std::uint64_t started = 0;

@@ -82,7 +82,7 @@ class MotoServer {
     std::string const command = "exec setpriv --pdeathsig KILL " + program() + " -H 127.0.0.1 -p " +
                                 port + " > " + (folder_ / port).string() + ".log 2>&1";
     process_ =
-        std::make_unique<testing::ChildProcess>("/bin/sh", std::vector<std::string>{"-c", command});
+        std::make_unique<testing::Process>("/bin/sh", std::vector<std::string>{"-c", command});
     auto const give_up = std::chrono::steady_clock::now() + std::chrono::seconds(120);
     while (std::chrono::steady_clock::now() < give_up && process_->is_running()) {
       auto const answer =
@@ -95,7 +95,7 @@ class MotoServer {
 
   testing::TempFolder folder_;
   std::string endpoint_;
-  std::unique_ptr<testing::ChildProcess> process_;
+  std::unique_ptr<testing::Process> process_;
 };
 
 }  // namespace kvbm::object::test

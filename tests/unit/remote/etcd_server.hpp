@@ -62,7 +62,7 @@ class EtcdServer {
         " --listen-peer-urls " + none + " --initial-advertise-peer-urls " + none +
         " --initial-cluster test=" + none + " > " + folder + ".log 2>&1";
     process_ =
-        std::make_unique<testing::LineProcess>(std::vector<std::string>{"/bin/sh", "-c", command});
+        std::make_unique<testing::Process>("/bin/sh", std::vector<std::string>{"-c", command});
     EtcdExchangeOptions options;
     options.endpoints = {endpoint_};
     auto const exchange = make_etcd_exchange(options);
@@ -78,7 +78,7 @@ class EtcdServer {
 
   testing::TempFolder folder_;
   std::string endpoint_;
-  std::unique_ptr<testing::LineProcess> process_;
+  std::unique_ptr<testing::Process> process_;
 };
 
 class EtcdPlace {

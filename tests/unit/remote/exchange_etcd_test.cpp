@@ -62,8 +62,9 @@ class EtcdExchange : public ::testing::Test {
   }
   std::shared_ptr<MetadataExchange> exchange() { return place_->owner(); }
   testing::LineProcess peer() {
-    return testing::LineProcess({testing::test_program(KVBM_EXCHANGE_PEER), "etcd",
-                                 EtcdServer::shared().endpoint(), place_->prefix(), kLeaseSeconds});
+    return testing::LineProcess(
+        testing::test_program(KVBM_EXCHANGE_PEER),
+        {"etcd", EtcdServer::shared().endpoint(), place_->prefix(), kLeaseSeconds});
   }
   std::vector<std::string> all_keys() { return client_->keys(place_->prefix(), "", 1000); }
 

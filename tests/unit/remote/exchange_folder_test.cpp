@@ -40,7 +40,7 @@ class FolderExchange : public ::testing::Test {
   }
   std::shared_ptr<MetadataExchange> exchange() { return make_folder_exchange(path()); }
   testing::LineProcess peer() {
-    return testing::LineProcess({testing::test_program(KVBM_EXCHANGE_PEER), "folder", path()});
+    return testing::LineProcess(testing::test_program(KVBM_EXCHANGE_PEER), {"folder", path()});
   }
   [[nodiscard]] std::vector<char> content_of(std::string const& name) const {
     std::ifstream file(file_of(name), std::ios::binary);

@@ -255,7 +255,7 @@ TEST_F(ExchangeOverTcp, FindsPeersThatAreAddedOrStartWhileItWaits) {
 
 TEST_F(ExchangeOverTcp, CrossesProcesses) {
   auto const here = make_tcp_exchange(serving());
-  testing::LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp", here->address()});
+  testing::LineProcess there(testing::test_program(KVBM_EXCHANGE_PEER), {"tcp", here->address()});
   std::string const answer = there.ask("address");
   ASSERT_THAT(answer, StartsWith("ok 127.0.0.1:"));
   here->add_peer(answer.substr(3));
@@ -273,7 +273,7 @@ TEST_F(ExchangeOverTcp, CrossesProcesses) {
 }
 
 TEST_F(ExchangeOverTcp, AStoppedPeerCostsNoMoreThanTheTimeout) {
-  testing::LineProcess there({testing::test_program(KVBM_EXCHANGE_PEER), "tcp"});
+  testing::LineProcess there(testing::test_program(KVBM_EXCHANGE_PEER), {"tcp"});
   std::string const address = there.ask("address").substr(3);
   ASSERT_EQ(there.ask("publish there 1000 5"), "ok");
   auto options = asking({address});

@@ -34,9 +34,10 @@ class Process {
     int number = -1;
   };
 
-  /// @param arguments  the program's path first, or its name to be looked for in PATH
-  Process(std::vector<std::string> arguments, std::vector<Given> const& given) {
-    std::vector<char*> words;
+  /// @param program  its path, or its name to be looked for in PATH
+  Process(std::string program, std::vector<std::string> arguments,
+          std::vector<Given> const& given = {}) {
+    std::vector<char*> words{program.data()};
     for (auto& argument : arguments) {
       words.push_back(argument.data());
     }
@@ -50,7 +51,7 @@ class Process {
     posix_spawn_file_actions_destroy(&actions);
     if (error != 0) {
       pid_ = -1;
-      throw std::runtime_error("posix_spawn " + arguments.front() + ": " + std::to_string(error));
+      throw std::runtime_error("posix_spawn " + program + ": " + std::to_string(error));
     }
   }
   ~Process() { stop(); }
@@ -136,19 +137,14 @@ class ChildChannel {
 /// A program that talks to the test over a channel.
 class ChildProcess : public Process {
  public:
-  ChildProcess(std::string const& program, std::vector<std::string> const& arguments)
-      : ChildProcess(joined(program, arguments), make_ends()) {}
+  ChildProcess(std::string program, std::vector<std::string> arguments)
+      : ChildProcess(std::move(program), std::move(arguments), make_ends()) {}
 
   [[nodiscard]] ChildChannel const& channel() const { return channel_; }
   /// Lets the child see that nobody talks to it any more.
   void hang_up() { channel_.close_now(); }
 
  private:
-  static std::vector<std::string> joined(std::string const& program,
-                                         std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), program);
-    return arguments;
-  }
   static std::array<UniqueFd, 2> make_ends() {
     std::array<int, 2> ends{};
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
@@ -156,8 +152,10 @@ class ChildProcess : public Process {
     }
     return {UniqueFd(ends[0]), UniqueFd(ends[1])};
   }
-  ChildProcess(std::vector<std::string> arguments, std::array<UniqueFd, 2> ends)
-      : Process(std::move(arguments), {{ends[1].get(), ChildChannel::kFdInChild}}),
+  ChildProcess(std::string program, std::vector<std::string> arguments,
+               std::array<UniqueFd, 2> ends)
+      : Process(std::move(program), std::move(arguments),
+                {{ends[1].get(), ChildChannel::kFdInChild}}),
         channel_(ends[0].release()) {}
 
   ChildChannel channel_;
@@ -167,8 +165,8 @@ class ChildProcess : public Process {
 /// the test reads.
 class LineProcess : public Process {
  public:
-  explicit LineProcess(std::vector<std::string> arguments)
-      : LineProcess(std::move(arguments), Pipe(), Pipe()) {}
+  LineProcess(std::string program, std::vector<std::string> arguments)
+      : LineProcess(std::move(program), std::move(arguments), Pipe(), Pipe()) {}
 
   /// Sends a line and gives the answer; empty when the process is gone.
   std::string ask(std::string const& line) {
@@ -209,8 +207,8 @@ class LineProcess : public Process {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
 
-  LineProcess(std::vector<std::string> arguments, Pipe in, Pipe out)
-      : Process(std::move(arguments),
+  LineProcess(std::string program, std::vector<std::string> arguments, Pipe in, Pipe out)
+      : Process(std::move(program), std::move(arguments),
                 {{in.read.get(), STDIN_FILENO}, {out.write.get(), STDOUT_FILENO}}),
         to_(::fdopen(in.write.release(), "w")),
         from_(::fdopen(out.read.release(), "r")) {}
